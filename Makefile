@@ -1,0 +1,40 @@
+# make train   train a network, offline, on embedded data
+# make test    the whole test suite
+# make bench   the benchmarks against other libraries (installs them: about 1 GB)
+# make lint    ruff and mypy
+# Each prepares .venv first if it is not there; PYTHON names the interpreter to build it with.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test bench lint clean
+
+train: .venv/installed
+	$(BIN)/gpubp train --data digits28 --sizes 784,30,10 --epochs 5
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p gpubp
+
+bench: .venv/installed-bench
+	$(BIN)/python bench/epoch.py
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "gpubp needs Python 3.11 or newer: run make PYTHON=python3.12, or another one"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[test,bench]"
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

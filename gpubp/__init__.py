@@ -1,0 +1,44 @@
+"""gpubp: backpropagation for multilayer perceptrons, on the CPU and on NVIDIA GPUs.
+
+    train, test = gpubp.data.mnist()
+    net = gpubp.Network([784, 30, 10], rng=0)
+    net.fit(*train, epochs=30, batch_size=10, learning_rate=3.0, validation=test)
+    net.evaluate(*test)
+
+Importing it loads NumPy alone: Numba, SciPy, CuPy and SymPy come when they are first needed.
+"""
+
+from . import data, schedule
+from .activation import Activation, define_activation
+from .backend import Backend, get_backend
+from .backprop import Gradients
+from .callbacks import Callback, EarlyStopping
+from .checkpoint import load
+from .cost import Cost, define_cost
+from .errors import BackendUnavailable, DataFormatError, DivergenceError
+from .history import Epoch, History
+from .network import Evaluation, Network
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Activation",
+    "Backend",
+    "BackendUnavailable",
+    "Callback",
+    "Cost",
+    "DataFormatError",
+    "DivergenceError",
+    "EarlyStopping",
+    "Epoch",
+    "Evaluation",
+    "Gradients",
+    "History",
+    "Network",
+    "data",
+    "define_activation",
+    "define_cost",
+    "get_backend",
+    "load",
+    "schedule",
+]

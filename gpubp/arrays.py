@@ -1,0 +1,153 @@
+"""What users hand in, checked and made ready: inputs x, labels or targets y, sizes, counts.
+
+uint8 stands for image intensities and is read as x/255 everywhere; it stays uint8 in memory until
+the rows of a mini-batch are gathered. Every other dtype is taken as it is. Each check answers bad
+input with one sentence; ``name`` is the argument's name in it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+_CHUNK_BYTES = 32 << 20  # evaluation and checks look at no more than this at once
+
+
+def as_array(xp: ModuleType, value: Any, name: str) -> Any:
+    """``value`` as an array of ``xp``: from a list, NumPy, CuPy, DLPack or a CUDA array."""
+    on_gpu = hasattr(value, "__cuda_array_interface__")
+    if xp is np:
+        if on_gpu:
+            raise TypeError(
+                f"{name} lives on a GPU and this network on the CPU: copy it to the host first, "
+                "or build the network with backend='cuda'"
+            )
+        if hasattr(value, "tocsr"):
+            raise TypeError(f"{name} is a sparse matrix, which is not supported: pass x.toarray()")
+        if hasattr(value, "__array__") or not hasattr(value, "__dlpack__"):
+            try:
+                array = np.asarray(value)
+            except (ValueError, RuntimeError, TypeError) as error:
+                raise ValueError(f"{name} does not form an array: {error}") from error
+        else:
+            array = np.from_dlpack(value)
+    elif on_gpu or not hasattr(value, "__dlpack__"):
+        array = xp.asarray(value)
+    else:
+        array = xp.asarray(
+            np.asarray(value) if hasattr(value, "__array__") else xp.from_dlpack(value)
+        )
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} holds {array.dtype}, not numbers: convert it to float or uint8")
+    return array
+
+
+def row_chunks(rows: int, bytes_per_row: int) -> Iterator[slice]:
+    """Slices over ``rows`` rows of at most about 32 MiB each (never less than one row)."""
+    step = max(1, _CHUNK_BYTES // max(1, bytes_per_row))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def _check_finite(xp: ModuleType, array: Any, name: str) -> None:
+    if array.dtype.kind != "f" or not array.size:
+        return
+    for rows in row_chunks(len(array), array[:1].nbytes):
+        if not xp.isfinite(array[rows]).all():
+            bad = int(
+                xp.argmax(~xp.isfinite(array[rows]).reshape(len(array[rows]), -1).all(axis=1))
+            )
+            raise ValueError(
+                f"{name} holds NaN or infinity, first in row {rows.start + bad}: "
+                "remove or replace such values"
+            )
+
+
+def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> Any:
+    """x as an (n, n_in) C-ordered array of ``dtype``, or of uint8 if it came as uint8."""
+    x = as_array(xp, x, name)
+    if x.ndim != 2:
+        hint = ""
+        if x.ndim == 1 and x.size == n_in:
+            hint = f": pass {name}[None, :] for a single example"
+        elif x.ndim > 2 and x.size == len(x) * n_in:
+            hint = f": pass {name}.reshape(len({name}), -1)"
+        raise ValueError(f"{name} has shape {x.shape}, but must be 2-D, (examples, {n_in}){hint}")
+    if x.shape[1] != n_in:
+        raise ValueError(
+            f"{name} has {x.shape[1]} values an example, but the network's input layer has "
+            f"{n_in} neurons"
+        )
+    if len(x) == 0:
+        raise ValueError(f"{name} holds no examples")
+    _check_finite(xp, x, name)
+    if x.dtype != xp.uint8:
+        x = x.astype(dtype, copy=False)
+        # A float64 value beyond float32's range becomes infinite only now.
+        _check_finite(xp, x, f"{name} as {np.dtype(dtype).name}")
+    return xp.ascontiguousarray(x)
+
+
+def check_y(xp: ModuleType, y: Any, rows: int, n_out: int, dtype: Any, name: str = "y") -> Any:
+    """y as (n,) int64 labels in [0, n_out), or as (n, n_out) targets of ``dtype``.
+
+    With one output neuron, y of shape (n,) is taken as the n targets themselves.
+    """
+    y = as_array(xp, y, name)
+    if y.ndim == 0 or len(y) != rows:
+        count = len(y) if y.ndim else 1
+        raise ValueError(f"{name} holds {count} examples, but x holds {rows}")
+    if y.ndim == 1 and n_out == 1:
+        y = y.reshape(-1, 1)
+    if y.ndim == 2 and y.shape[1] == n_out:
+        _check_finite(xp, y, name)
+        y = y.astype(dtype, copy=False)
+        _check_finite(xp, y, f"{name} as {np.dtype(dtype).name}")
+        return xp.ascontiguousarray(y)
+    if y.ndim != 1:
+        raise ValueError(
+            f"{name} has shape {y.shape}, but must be integer labels ({rows},) or targets "
+            f"({rows}, {n_out}) for a network with {n_out} outputs"
+        )
+    if y.dtype.kind == "f":
+        raise TypeError(
+            f"{name} holds {y.dtype} labels, but labels must be integers: pass {name}.astype(int), "
+            f"or targets of shape ({rows}, {n_out})"
+        )
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= n_out:
+        bad = low if low < 0 else high
+        raise ValueError(
+            f"{name} holds the label {bad}, but a network with {n_out} outputs takes labels 0 to "
+            f"{n_out - 1}"
+        )
+    return xp.ascontiguousarray(y.astype(xp.int64, copy=False))
+
+
+def as_input(xp: ModuleType, x: Any, dtype: Any) -> Any:
+    """a^1 for rows of x: uint8 as x/255, the rest unchanged, in ``dtype``."""
+    if x.dtype == xp.uint8:
+        return xp.divide(x, np.dtype(dtype).type(255), dtype=dtype)
+    return x.astype(dtype, copy=False)
+
+
+def as_targets(xp: ModuleType, y: Any, n_out: int, dtype: Any) -> Any:
+    """y (m, n_out) for rows of y: labels as unit vectors, targets unchanged."""
+    if y.ndim == 2:
+        return y
+    return (y[:, None] == xp.arange(n_out)).astype(dtype)
+
+
+def check_count(value: Any, name: str, least: int = 1) -> int:
+    """An integer of at least ``least``; floats and bools are refused, not rounded."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r} must be an integer") from None
+    if isinstance(value, bool) or count < least:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+    return count

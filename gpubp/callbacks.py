@@ -1,0 +1,58 @@
+"""Callbacks of training: what they may implement, and early stopping."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import unknown
+
+if TYPE_CHECKING:
+    from .sgd import Training
+
+
+class Callback:
+    """Override what you need; ``training`` holds the network, epoch, step, cost and history.
+
+    ``training.stop()`` ends training after the current epoch. A plain function of ``training`` in
+    ``fit(callbacks=[...])`` is called as ``on_epoch``.
+    """
+
+    def on_epoch(self, training: Training) -> None:
+        """After each epoch, when ``training.history[-1]`` is its row."""
+
+    def on_interval(self, training: Training) -> None:
+        """Between mini-batches, about ten times a second; the weights are at a step boundary."""
+
+
+class EarlyStopping(Callback):
+    """Stop when ``monitor`` has not improved by ``min_delta`` for ``patience`` epochs; the weights
+    of the best epoch are restored when training ends.
+
+    ``monitor`` is a column of the history: "validation_cost", "validation_accuracy" or "cost". As
+    a test set that chooses the epoch is no longer a test set, pass a validation set of its own.
+    """
+
+    def __init__(
+        self, patience: int = 10, monitor: str = "validation_cost", min_delta: float = 0.0
+    ) -> None:
+        if patience < 1:
+            raise ValueError(f"patience={patience} must be at least 1 epoch")
+        if monitor not in ("validation_cost", "validation_accuracy", "cost"):
+            raise unknown("monitor", monitor, ("validation_cost", "validation_accuracy", "cost"))
+        self.patience, self.monitor, self.min_delta = patience, monitor, min_delta
+
+    def on_epoch(self, training: Training) -> None:
+        # Computed from the whole history each time: a resumed run decides as an unbroken one.
+        best, since = float("-inf"), 0
+        for value in getattr(training.history, self.monitor):
+            if value is None:
+                raise ValueError(
+                    f"early stopping watches {self.monitor}, which this run does not have: "
+                    "pass validation=(x, labels) to fit, or monitor='cost'"
+                )
+            score = value if self.monitor == "validation_accuracy" else -value
+            best, since = (score, 0) if score > best + self.min_delta else (best, since + 1)
+        if since == 0:
+            training.remember_best()
+        if since >= self.patience:
+            training.stop()

@@ -1,0 +1,78 @@
+"""The exceptions gpubp raises by name, and the sentence that helps with a misspelt one.
+
+Every message says what is wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend was asked for by name and cannot be had; the message gives reason and cure."""
+
+
+class DataFormatError(ValueError):
+    """A file does not hold what its format promises.
+
+    Attributes: ``file`` (path), ``offset`` (byte offset in the decompressed content, or ``None``
+    where an offset means nothing), ``expected`` and ``found`` (short descriptions).
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        expected: str,
+        found: str,
+        offset: int | None = None,
+    ) -> None:
+        self.file = os.fspath(file)
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+        where = self.file if offset is None else f"{self.file}, byte {offset}"
+        super().__init__(f"{where}: expected {expected}, found {found}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions pickle by positional arguments; ours are keywords.
+        return (_rebuild_format_error, (self.file, self.expected, self.found, self.offset))
+
+
+def _rebuild_format_error(
+    file: str, expected: str, found: str, offset: int | None
+) -> DataFormatError:
+    return DataFormatError(file, expected=expected, found=found, offset=offset)
+
+
+class DivergenceError(ArithmeticError):
+    """Training left the finite numbers; the network keeps the last finite weights.
+
+    Attributes: ``epoch`` and ``step`` (from 0: the mini-batch whose cost or update was not
+    finite) and ``layer`` (the first layer l, counted from 2 as in the equations, that was not
+    finite; ``None`` where every z and a was finite but the cost was not).
+    """
+
+    def __init__(self, epoch: int, step: int, layer: int | None, learning_rate: float) -> None:
+        self.epoch = epoch
+        self.step = step
+        self.layer = layer
+        self.learning_rate = learning_rate
+        place = "the cost" if layer is None else f"layer {layer}"
+        super().__init__(
+            f"training diverged in epoch {epoch}, step {step}: {place} is no longer finite; the "
+            f"last finite weights are kept: try a learning rate below {learning_rate:g}"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.epoch, self.step, self.layer, self.learning_rate))
+
+
+def unknown(what: str, name: object, options: Iterable[str]) -> ValueError:
+    """A ``ValueError`` that names the nearest of ``options``: ``raise unknown("cost", ...)``."""
+    known = sorted(options)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+    return ValueError(f"unknown {what} {name!r}: {hint}")

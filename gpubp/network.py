@@ -1,0 +1,302 @@
+"""The multilayer perceptron: sizes, activations, cost, parameters, and what can be asked of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from . import backprop as equations
+from .activation import Activation, Softmax, get_activations
+from .arrays import as_input, as_targets, check_count, check_x, check_y, row_chunks
+from .backend import Backend, get_backend
+from .backprop import Gradients
+from .cost import Cost, check_pair, example_cost, get_cost
+from .history import History
+from .initialise import Initialiser, get_initialiser
+from .parameters import LayerArrays, Parameters
+from .schedule import Schedule
+from .sgd import Shuffle, Training
+from .sgd import fit as sgd_fit
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean cost over the examples, without penalties, and the share that is classified right
+    (``None`` where y does not name classes)."""
+
+    cost: float
+    accuracy: float | None
+
+    def __str__(self) -> str:
+        accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.2f}%"
+        return f"cost {self.cost:.6f}{accuracy}"
+
+
+class Network:
+    """A multilayer perceptron trained by backpropagation.
+
+    Args:
+        sizes: neurons a layer, input first: ``[784, 30, 10]``.
+        activation: a name, a formula in z or an :class:`~gpubp.Activation`, for all layers or one
+            a layer with weights: sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, softplus,
+            softsign, identity, and softmax for the output.
+        cost: quadratic (1/2 ||y - a||^2), sum_squares (||y - a||^2), cross_entropy,
+            log_likelihood, huber, a formula in a and y or a :class:`~gpubp.Cost`.
+        backend: "cpu" (Numba), "cuda" (CuPy and CUDA C) or "reference" (plain NumPy).
+        rng: seed of all randomness, of the initial weights and the order of examples: an int, a
+            ``numpy.random.Generator``, a ``SeedSequence`` or ``None`` for fresh entropy.
+        init: normal, scaled, glorot, he, lecun, orthogonal, or a callable
+            (rng, n_out, n_in) -> (w, b).
+        dtype: "float32" or "float64".
+        precision: arithmetic of products on a GPU: ``None`` for the dtype's own.
+
+    Raises:
+        ValueError, TypeError: one sentence, for what cannot be a network.
+        BackendUnavailable: with the reason and the cure.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: str | Activation | Softmax | Sequence[str | Activation | Softmax] = "sigmoid",
+        cost: str | Cost = "quadratic",
+        backend: str | Backend = "cpu",
+        rng: int | np.random.Generator | np.random.SeedSequence | None = None,
+        init: str | Initialiser = "scaled",
+        dtype: Any = "float32",
+        precision: str | None = None,
+    ) -> None:
+        try:
+            sizes = list(sizes)
+        except TypeError:
+            raise TypeError(f"sizes={sizes!r} must be a list such as [784, 30, 10]") from None
+        if len(sizes) < 2:
+            raise ValueError(f"sizes={sizes} needs at least an input and an output layer")
+        self.sizes = tuple(check_count(n, f"sizes[{i}]") for i, n in enumerate(sizes))
+        try:
+            self.dtype = np.dtype(dtype).name
+        except TypeError:
+            self.dtype = str(dtype)
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float64'")
+        self.activations = get_activations(activation, len(self.sizes) - 1)
+        self.cost = get_cost(cost)
+        check_pair(self.activations, self.cost)
+        self.backend = get_backend(backend)
+        if precision is not None:
+            raise ValueError(
+                f"precision={precision!r} is for the CUDA backend; backend "
+                f"{self.backend.name!r} computes in dtype alone: leave precision out"
+            )
+        self.precision = precision
+        self.rng = _generator(rng)
+        self.training: Training | None = None
+        self.parameters = Parameters(self.backend.xp, self.sizes, self.dtype)
+        initialise = get_initialiser(init)
+        for l, (n_in, n_out) in enumerate(pairwise(self.sizes)):
+            w, b = initialise(self.rng, n_out, n_in)
+            self.weights[l] = np.asarray(w)
+            self.biases[l] = np.asarray(b)
+
+    def __repr__(self) -> str:
+        names = [activation.name for activation in self.activations]
+        activation = names[0] if len(set(names)) == 1 else names
+        return (
+            f"Network({list(self.sizes)}, activation={activation!r}, cost={self.cost.name!r}, "
+            f"backend={self.backend.name!r}, dtype={self.dtype!r})"
+        )
+
+    @property
+    def weights(self) -> LayerArrays:
+        """w^l (n_l, n_{l-1}) for l = 2 .. L; ``net.weights[i] = array`` copies the array in."""
+        return self.parameters.weights
+
+    @property
+    def biases(self) -> LayerArrays:
+        """b^l (n_l,) for l = 2 .. L; ``net.biases[i] = array`` copies the array in."""
+        return self.parameters.biases
+
+    @property
+    def history(self) -> History:
+        """The history of the last call of ``fit``, also of an interrupted one."""
+        return History() if self.training is None else self.training.history
+
+    def feedforward(self, x: Any) -> Any:
+        """a^L (n, n_L) for x (n, n_1), an array of the backend; uint8 is read as x/255."""
+        xp = self.backend.xp
+        x = check_x(xp, x, self.sizes[0], self.dtype)
+        out = xp.empty((len(x), self.sizes[-1]), self.dtype)
+        for rows, _, a in self._forward_chunks(x):
+            out[rows] = a
+        return out
+
+    def backprop(self, x: Any, y: Any) -> Gradients:
+        """z, a, delta, nabla_b, nabla_w and cost by BP1-BP4, for x (m, n_1) and y (m,) or (m, n_L).
+
+        ``delta`` is per example; ``cost``, ``nabla_b`` and ``nabla_w`` belong to the mean cost over
+        the rows given. Lists run over l = 2 .. L.
+        """
+        xp = self.backend.xp
+        x = check_x(xp, x, self.sizes[0], self.dtype)
+        y = check_y(xp, y, len(x), self.sizes[-1], self.dtype)
+        return equations.backprop(
+            xp,
+            self.backend.kernels,
+            self.weights,
+            self.biases,
+            self.activations,
+            self.cost,
+            as_input(xp, x, self.dtype),
+            as_targets(xp, y, self.sizes[-1], self.dtype),
+        )
+
+    def predict(self, x: Any) -> np.ndarray[Any, Any]:
+        """The class of each row, (n,) int64: the largest output; of one output, whether a > 0.5."""
+        return self.backend.asnumpy(_classes(self.backend.xp, self.feedforward(x)))
+
+    def predict_proba(self, x: Any) -> np.ndarray[Any, Any]:
+        """The probability of each class (n, classes): softmax outputs as they are, sigmoid outputs
+        scaled to sum to 1 (one sigmoid output: 1 - a and a)."""
+        if self.activations[-1].name not in ("sigmoid", "softmax"):
+            raise ValueError(
+                f"predict_proba needs sigmoid or softmax outputs, not "
+                f"{self.activations[-1].name!r}: use feedforward for the outputs themselves"
+            )
+        a = self.backend.asnumpy(self.feedforward(x))
+        if a.shape[1] == 1:
+            return np.concatenate([1 - a, a], axis=1)
+        if isinstance(self.activations[-1], Softmax):
+            return a
+        # All-zero rows (every output saturated low) become uniform instead of 0/0.
+        a = a + np.finfo(a.dtype).tiny
+        return np.asarray(a / a.sum(axis=1, keepdims=True))
+
+    def evaluate(self, x: Any, y: Any) -> Evaluation:
+        """Mean cost and accuracy over x (n, n_1) and y, in bounded memory.
+
+        Accuracy is the share of rows whose class (see ``predict``) is that of y; y names classes
+        as labels, as unit vectors, or for one output as 0 and 1. It is ``None`` for other targets.
+        """
+        xp, n_out = self.backend.xp, self.sizes[-1]
+        x = check_x(xp, x, self.sizes[0], self.dtype)
+        y = check_y(xp, y, len(x), n_out, self.dtype)
+        total, right = 0.0, 0 if _names_classes(xp, y) else None
+        for rows, z, a in self._forward_chunks(x):
+            targets = as_targets(xp, y[rows], n_out, self.dtype)
+            c = example_cost(xp, self.activations[-1], self.cost, z, a, targets)
+            total += float(c.sum(dtype=float))
+            if right is not None:
+                right += int((_classes(xp, a) == _classes(xp, targets)).sum())
+        return Evaluation(total / len(x), None if right is None else right / len(x))
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float | Schedule | Callable[[int], float],
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        l2: float = 0.0,
+        l1: float = 0.0,
+        shuffle: Shuffle = True,
+        validation: tuple[Any, Any] | None = None,
+        callbacks: Sequence[Any] = (),
+        progress: bool | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+    ) -> History:
+        """Train by mini-batch SGD; returns the history, one row an epoch.
+
+        Args:
+            x: (n, n_1) floats, or uint8 intensities read as x/255.
+            y: (n,) integer labels, or (n, n_L) targets.
+            epochs: passes over the examples; with ``resume`` counted from the run's beginning.
+            batch_size: m; the last mini-batch of an epoch may be smaller and is divided by its own
+                size.
+            learning_rate: eta, a :mod:`gpubp.schedule` or a callable of the epoch.
+            momentum, nesterov: see :mod:`gpubp.optimiser`.
+            l2, l1: coefficients of 1/2 ||w||^2 and |w|_1 beside the mean cost; the book's
+                lambda / n. Biases are not penalised.
+            shuffle: draw a new order each epoch; ``False`` keeps the order given; a callable
+                (rng, n) -> indices makes its own.
+            validation: a pair (x, y), evaluated after each epoch.
+            callbacks: :class:`~gpubp.Callback` objects such as :class:`~gpubp.EarlyStopping`, or
+                functions called after each epoch.
+            progress: ``None`` shows a progress bar on a terminal only; ``True`` always, ``False``
+                never.
+            checkpoint: a file that holds the run, to within 5 seconds: written between epochs, at
+                the end and on Ctrl-C.
+            resume: continue the run that this network carries, after Ctrl-C or ``gpubp.load``:
+                same order of examples, momentum and history, bit for bit.
+
+        Raises:
+            ValueError, TypeError: one sentence on what cannot be trained with.
+            DivergenceError: the cost or the weights left the finite numbers; the network keeps the
+                last finite weights.
+            KeyboardInterrupt: Ctrl-C, at a step boundary; the network keeps its weights.
+        """
+        return sgd_fit(
+            self, x, y, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+            momentum=momentum, nesterov=nesterov, l2=l2, l1=l1, shuffle=shuffle,
+            validation=validation, callbacks=callbacks, progress=progress, checkpoint=checkpoint,
+            resume=resume,
+        )  # fmt: skip
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write network and training state to one safetensors file, atomically."""
+        from .checkpoint import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], backend: str | Backend = "cpu") -> Network:
+        """The network saved in ``path``; see :func:`gpubp.load`."""
+        from .checkpoint import load
+
+        return load(path, backend)
+
+    def _forward_chunks(self, x: Any) -> Iterator[tuple[slice, Any, Any]]:
+        """(rows, z^L, a^L) over checked x, never holding more than about 32 MiB of layers."""
+        xp = self.backend.xp
+        for rows in row_chunks(len(x), 2 * sum(self.sizes) * np.dtype(self.dtype).itemsize):
+            z, a = equations.feedforward(
+                xp, self.weights, self.biases, self.activations, as_input(xp, x[rows], self.dtype)
+            )
+            yield rows, z[-1], a[-1]
+
+
+def _generator(
+    rng: int | np.random.Generator | np.random.SeedSequence | None,
+) -> np.random.Generator:
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"rng={rng!r} must be a non-negative int, a numpy.random.Generator, a SeedSequence "
+            f"or None ({error})"
+        ) from None
+
+
+def _classes(xp: Any, a: Any) -> Any:
+    """The class that each row of outputs or targets names."""
+    if a.shape[1] == 1:
+        return (a[:, 0] > 0.5).astype(xp.int64)
+    return a.argmax(axis=1)
+
+
+def _names_classes(xp: Any, y: Any) -> bool:
+    """Whether y holds labels, unit vectors, or zeros and ones for one output."""
+    if y.ndim == 1:
+        return True
+    if not bool(((y == 0) | (y == 1)).all()):
+        return False
+    return y.shape[1] == 1 or bool((y.sum(axis=1) == 1).all())

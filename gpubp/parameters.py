@@ -1,0 +1,82 @@
+"""Weights and biases: one flat buffer, seen layer by layer.
+
+All weights come first, layer by layer, each (n_l, n_{l-1}) in row-major order, then all biases.
+So the update, the checkpoint and the check for finite numbers are each one pass over one array,
+and the part that penalties touch is a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from types import ModuleType
+from typing import Any, SupportsIndex, overload
+
+
+class LayerArrays(Sequence[Any]):
+    """The arrays of the layers l = 2 .. L, as views; assigning to one copies the values in."""
+
+    def __init__(self, name: str, views: Sequence[Any]) -> None:
+        self._name = name
+        self._views = list(views)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        return self._views[index]
+
+    def __setitem__(self, index: SupportsIndex, value: Any) -> None:
+        view = self._views[index]
+        shape = getattr(value, "shape", None)
+        if shape is None:
+            import numpy as np
+
+            value = np.asarray(value)
+            shape = value.shape
+        if tuple(shape) != tuple(view.shape):
+            raise ValueError(
+                f"{self._name}[{index}] has shape {tuple(view.shape)}, not {tuple(shape)}"
+            )
+        if hasattr(view, "set") and not hasattr(value, "__cuda_array_interface__"):
+            view.set(value.astype(view.dtype))  # a device array takes host values by copy only
+        else:
+            view[...] = value
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __repr__(self) -> str:
+        return f"{self._name}: " + ", ".join(str(tuple(view.shape)) for view in self._views)
+
+
+class Parameters:
+    """All weights, then all biases, in ``flat``; ``velocity`` is momentum's twin of it or None."""
+
+    def __init__(self, xp: ModuleType, sizes: Sequence[int], dtype: Any) -> None:
+        self.sizes = tuple(sizes)
+        self.n_weights = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
+        self.flat = xp.zeros(self.n_weights + sum(sizes[1:]), dtype)
+        self.velocity: Any | None = None
+        weights, biases = self.views(self.flat)
+        self.weights = LayerArrays("weights", weights)
+        self.biases = LayerArrays("biases", biases)
+
+    @property
+    def all_weights(self) -> Any:
+        """The weights of every layer as one flat view."""
+        return self.flat[: self.n_weights]
+
+    def views(self, flat: Any) -> tuple[list[Any], list[Any]]:
+        """(weights, biases) as views of any flat array laid out like the parameters."""
+        weights, biases = [], []
+        w, b = 0, self.n_weights
+        for n_in, n_out in pairwise(self.sizes):
+            weights.append(flat[w : w + n_in * n_out].reshape(n_out, n_in))
+            biases.append(flat[b : b + n_out])
+            w, b = w + n_in * n_out, b + n_out
+        return weights, biases

@@ -1,0 +1,382 @@
+"""The one mini-batch SGD loop of the library.
+
+It draws the order of the examples, cuts it at the next event (a progress tick, a callback, an
+interrupt, a change of the learning rate), hands each piece to the backend's stepper, and looks at
+the cost that comes back. How the pieces are cut never changes the weights.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .arrays import as_input, check_count, check_x, check_y
+from .backprop import feedforward
+from .callbacks import Callback
+from .errors import DivergenceError
+from .history import Epoch, History
+from .optimiser import UpdateRule
+from .plan import Plan
+from .schedule import Schedule, as_schedule
+
+if TYPE_CHECKING:
+    from .network import Network
+
+_PIECE_SECONDS = 0.1  # between two looks at the cost, the callbacks and Ctrl-C
+
+Shuffle = bool | Callable[[np.random.Generator, int], Any]
+
+
+@dataclass
+class Training:
+    """Where a run stands, always at a step boundary: all that callbacks see and resuming needs.
+
+    ``epoch`` and ``step`` count from 0 and name the next mini-batch; ``order_state`` is the
+    generator's state from which this epoch's order was drawn; ``cost_sum`` and ``seconds`` add up
+    this epoch's finished mini-batches; ``best`` the flat weights that early stopping remembers.
+    """
+
+    network: Network
+    examples: int
+    batch_size: int
+    momentum: float
+    epochs: int = 0
+    epoch: int = 0
+    step: int = 0
+    cost_sum: float = 0.0
+    seconds: float = 0.0
+    order_state: dict[str, Any] | None = None
+    history: History = field(default_factory=History)
+    best: Any = None
+    stopped: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Mini-batches in an epoch, the last one smaller where the batch size does not divide."""
+        return -(-self.examples // self.batch_size)
+
+    @property
+    def cost(self) -> float:
+        """The mean cost over this epoch's examples so far; of the last epoch between two."""
+        done = min(self.step * self.batch_size, self.examples)
+        if not done:
+            return self.history[-1].cost if len(self.history) else math.nan
+        return self.cost_sum / done
+
+    def stop(self) -> None:
+        """End training after this epoch."""
+        self.stopped = True
+
+    def remember_best(self) -> None:
+        """Keep the present weights as those to restore when training ends."""
+        self.best = self.network.parameters.flat.copy()
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C sets a flag that the loop polls at step boundaries; a second one acts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # Python delivers signals to the main thread only
+        return
+    hit = False
+
+    def handler(number: int, frame: Any) -> None:
+        nonlocal hit
+        hit = True
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: hit
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _draw_order(shuffle: Shuffle, rng: np.random.Generator, n: int) -> Any:
+    if shuffle is True:
+        return rng.permutation(n)
+    if shuffle is False:
+        return np.arange(n)
+    order = np.ascontiguousarray(shuffle(rng, n))
+    if order.shape != (n,) or order.dtype.kind not in "iu":
+        raise ValueError(
+            f"shuffle returned {order.dtype} of shape {order.shape}, but an epoch's order is "
+            f"{n} integer indices"
+        )
+    if order.min() < 0 or order.max() >= n:
+        raise ValueError(f"shuffle returned an index outside 0 to {n - 1}")
+    return order.astype(np.int64)
+
+
+class _Loop:
+    """One call of fit: the stepper, the pace and the bookkeeping around ``Training``."""
+
+    def __init__(
+        self, training: Training, plan: Plan, x: Any, y: Any, schedule: Schedule,
+        callbacks: Sequence[Callback], validation: Any, checkpoint: Any, bar: Any,
+    ) -> None:  # fmt: skip
+        self.training, self.plan, self.schedule = training, plan, schedule
+        self.callbacks, self.validation, self.checkpoint, self.bar = (
+            callbacks, validation, checkpoint, bar,
+        )  # fmt: skip
+        self.network = training.network
+        self.parameters = self.network.parameters
+        self.x = x
+        self.stepper = self.network.backend.kernels.Stepper(plan, self.parameters, x, y)
+        self.pace = 1  # mini-batches in a piece; grows to _PIECE_SECONDS
+        self.saved = time.monotonic()
+
+    def _finite(self) -> bool:
+        return bool(self.network.backend.xp.isfinite(self.parameters.flat).all())
+
+    def _snapshot(self) -> tuple[Any, Any]:
+        velocity = self.parameters.velocity
+        return self.parameters.flat.copy(), None if velocity is None else velocity.copy()
+
+    def _restore(self, snapshot: tuple[Any, Any]) -> None:
+        self.parameters.flat[...], velocity = snapshot[0], snapshot[1]
+        if velocity is not None:
+            self.parameters.velocity[...] = velocity
+
+    def _next_cut(self) -> tuple[int, float]:
+        """(mini-batches in the next piece, its learning rate)."""
+        t = self.training
+        part = t.step * self.schedule.per_epoch // t.steps
+        first_after = -(-(part + 1) * t.steps // self.schedule.per_epoch)
+        rate = self.schedule.rate(t.epoch + part / self.schedule.per_epoch, t.history)
+        if not 0 < rate < math.inf:
+            raise ValueError(
+                f"the learning rate of epoch {t.epoch} is {rate!r}, but must be a finite number "
+                "above 0"
+            )
+        return min(self.pace, first_after - t.step, t.steps - t.step), float(rate)
+
+    def epoch(self, order: Any, interrupted: Callable[[], bool]) -> None:
+        """The rest of the present epoch, then its row of the history."""
+        t, m = self.training, self.plan.batch_size
+        rate = math.nan
+        while t.step < t.steps:
+            count, rate = self._next_cut()
+            piece = order[t.step * m : (t.step + count) * m]
+            snapshot = self._snapshot()
+            started = time.perf_counter()
+            cost = self.stepper.run(piece, rate)
+            elapsed = time.perf_counter() - started
+            if not (math.isfinite(cost) and self._finite()):
+                self._diverged(snapshot, order, count, rate)
+            t.cost_sum += cost * len(piece)
+            t.step += count
+            t.seconds += elapsed
+            if elapsed < _PIECE_SECONDS / 2 and count == self.pace:
+                self.pace *= 2
+            elif elapsed > 2 * _PIECE_SECONDS:
+                self.pace = max(1, self.pace // 2)
+            for callback in self.callbacks:
+                callback.on_interval(t)
+            self.bar.advance(t, len(piece))
+            if interrupted():
+                raise KeyboardInterrupt
+        evaluation = None
+        if self.validation is not None:
+            evaluation = self.network.evaluate(*self.validation)
+        t.history.append(
+            Epoch(
+                t.epoch, t.cost_sum / t.examples, t.seconds, rate,
+                None if evaluation is None else evaluation.cost,
+                None if evaluation is None else evaluation.accuracy,
+            )
+        )  # fmt: skip
+        t.epoch, t.step, t.cost_sum, t.seconds = t.epoch + 1, 0, 0.0, 0.0
+        t.order_state = None
+        for callback in self.callbacks:
+            callback.on_epoch(t)
+        self.bar.end_of_epoch(t)
+
+    def save(self, least_seconds: float = 0.0) -> None:
+        """Write the checkpoint that was asked for, unless one was written so recently."""
+        if self.checkpoint is None or time.monotonic() - self.saved < least_seconds:
+            return
+        self.network.save(self.checkpoint)
+        self.saved = time.monotonic()
+
+    def _diverged(self, snapshot: tuple[Any, Any], order: Any, count: int, rate: float) -> None:
+        """Replay the piece step by step to the one that failed; keep the weights before it."""
+        t, m, xp = self.training, self.plan.batch_size, self.network.backend.xp
+        self._restore(snapshot)
+        for step in range(t.step, t.step + count):
+            rows = order[step * m : (step + 1) * m]
+            before = self._snapshot()
+            cost = self.stepper.run(rows, rate)
+            if math.isfinite(cost) and self._finite():
+                t.cost_sum += cost * len(rows)
+                continue
+            layer = None
+            for l, w in enumerate(self.parameters.weights):
+                if layer is None and not xp.isfinite(w).all():
+                    layer = l + 2
+            self._restore(before)
+            t.step = step
+            if not math.isfinite(cost):
+                with np.errstate(all="ignore"):  # the overflow is what is being looked for
+                    z, a = feedforward(
+                        xp, self.parameters.weights, self.parameters.biases,
+                        self.plan.activations, as_input(xp, self.x[rows], self.plan.dtype),
+                    )  # fmt: skip
+                    finite = [
+                        bool(xp.isfinite(u).all() and xp.isfinite(v).all())
+                        for u, v in zip(z, a, strict=True)
+                    ]
+                layer = None if all(finite) else finite.index(False) + 2
+            raise DivergenceError(t.epoch, step, layer, rate)
+        raise RuntimeError(
+            f"epoch {t.epoch}: a cost was not finite, but repeating its steps gave finite ones; "
+            "the stepper is not deterministic"
+        )
+
+
+class _Bar:
+    """The progress bar: cost, accuracy, examples a second and time left; or silence."""
+
+    def __init__(self, progress: bool | None, t: Training) -> None:
+        self._bar = None
+        if progress is False or (progress is None and not sys.stderr.isatty()):
+            return
+        from tqdm import tqdm
+
+        done = t.epoch * t.examples + min(t.step * t.batch_size, t.examples)
+        self._bar = tqdm(
+            total=t.epochs * t.examples, initial=done, unit=" examples", unit_scale=True,
+            desc=f"epoch {t.epoch + 1}/{t.epochs}", file=sys.stderr, dynamic_ncols=True,
+        )  # fmt: skip
+
+    def advance(self, t: Training, examples: int) -> None:
+        if self._bar is not None:
+            self._show(t)
+            self._bar.update(examples)
+
+    def end_of_epoch(self, t: Training) -> None:
+        if self._bar is not None:
+            self._bar.set_description(f"epoch {min(t.epoch + 1, t.epochs)}/{t.epochs}")
+            self._show(t)
+
+    def _show(self, t: Training) -> None:
+        shown = {"cost": f"{t.cost:.4f}"}
+        if len(t.history) and t.history[-1].validation_accuracy is not None:
+            shown["accuracy"] = f"{100 * t.history[-1].validation_accuracy:.2f}%"
+        self._bar.set_postfix(shown, refresh=False)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def fit(
+    network: Network, x: Any, y: Any, *, epochs: int, batch_size: int, learning_rate: Any,
+    momentum: float, nesterov: bool, l2: float, l1: float, shuffle: Shuffle, validation: Any,
+    callbacks: Sequence[Any], progress: bool | None, checkpoint: Any, resume: bool,
+) -> History:  # fmt: skip
+    """Mini-batch SGD; the arguments are those of :meth:`gpubp.Network.fit`."""
+    backend, dtype, sizes = network.backend, network.dtype, network.sizes
+    epochs = check_count(epochs, "epochs", least=0)
+    batch_size = check_count(batch_size, "batch_size")
+    rule = UpdateRule(float(momentum), bool(nesterov), float(l2), float(l1))
+    schedule = as_schedule(learning_rate)
+    x = check_x(backend.xp, x, sizes[0], dtype)
+    y = check_y(backend.xp, y, len(x), sizes[-1], dtype)
+    if batch_size > len(x):
+        raise ValueError(f"batch_size={batch_size} is larger than the {len(x)} examples in x")
+    if not (isinstance(shuffle, bool) or callable(shuffle)):
+        raise TypeError(f"shuffle={shuffle!r} must be True, False or a callable of (rng, n)")
+    if validation is not None:
+        validation = _check_validation(network, validation)
+    hooks = [_as_callback(item) for item in callbacks]
+
+    parameters = network.parameters
+    if resume:
+        training = _resumed(network, len(x), batch_size, rule)
+    else:
+        training = Training(network, len(x), batch_size, rule.momentum)
+        parameters.velocity = backend.xp.zeros_like(parameters.flat) if rule.momentum else None
+    training.epochs, training.stopped = epochs, False
+    network.training = training
+    plan = Plan(
+        sizes, network.activations, network.cost, batch_size, dtype, rule, network.precision
+    )
+    loop = _Loop(
+        training, plan, x, y, schedule, hooks, validation, checkpoint, _Bar(progress, training)
+    )
+    try:
+        with _deferred_interrupt() as interrupted:
+            while training.epoch < epochs and not training.stopped:
+                if training.order_state is None:
+                    training.order_state = network.rng.bit_generator.state
+                order = _draw_order(shuffle, network.rng, len(x))
+                loop.epoch(order, interrupted)
+                loop.save(least_seconds=5.0)
+    except KeyboardInterrupt:
+        loop.save()
+        raise
+    finally:
+        loop.bar.close()
+    if training.best is not None:
+        parameters.flat[...] = training.best
+    loop.save()
+    return training.history
+
+
+def _as_callback(item: Any) -> Callback:
+    if isinstance(item, Callback):
+        return item
+    if hasattr(item, "on_epoch") or hasattr(item, "on_interval"):
+        adapted = Callback()
+        for name in ("on_epoch", "on_interval"):
+            if hasattr(item, name):
+                setattr(adapted, name, getattr(item, name))
+        return adapted
+    if not callable(item):
+        raise TypeError(f"a callback is a gpubp.Callback or a callable, not {item!r}")
+    adapted = Callback()
+    adapted.on_epoch = item  # type: ignore[method-assign]
+    return adapted
+
+
+def _check_validation(network: Network, validation: Any) -> tuple[Any, Any]:
+    try:
+        x, y = validation
+    except (TypeError, ValueError):
+        raise ValueError("validation must be a pair (x, y)") from None
+    xp, sizes = network.backend.xp, network.sizes
+    x = check_x(xp, x, sizes[0], network.dtype, "validation x")
+    return x, check_y(xp, y, len(x), sizes[-1], network.dtype, "validation y")
+
+
+def _resumed(network: Network, examples: int, batch_size: int, rule: UpdateRule) -> Training:
+    """The network's interrupted run, after checking that this call continues the same one."""
+    training = network.training
+    if training is None:
+        raise ValueError(
+            "resume=True, but this network carries no training to resume: load a checkpoint "
+            "that fit saved, or leave resume out"
+        )
+    for name, now, then in (
+        ("examples", examples, training.examples),
+        ("batch_size", batch_size, training.batch_size),
+        ("momentum", rule.momentum, training.momentum),
+    ):
+        if now != then:
+            raise ValueError(
+                f"resume=True continues a run with {name} {then}, not {now}: pass the same, or "
+                "leave resume out to start a new run from these weights"
+            )
+    if training.order_state is not None:  # inside an epoch: draw its order once more
+        network.rng.bit_generator.state = training.order_state
+    return training

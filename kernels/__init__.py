@@ -1,0 +1,15 @@
+"""The kernels' contract: three names, the same in every module below.
+
+``hadamard_sigma_prime(v, z, a, activation)``
+    BP1 with v = grad_a C, BP2 with v = delta^{l+1} w^{l+1}: v (x) sigma'(z); all (m, n).
+``outer_sum(delta, a)``
+    BP4 and BP3 summed over the mini-batch: (sum_x delta a^T, sum_x delta), from (m, j) and (m, k)
+    to (j, k) and (j,).
+``Stepper(plan, parameters, x, y)``
+    The whole algorithm for consecutive mini-batches. ``run(order, learning_rate)`` trains on the
+    examples of ``order`` (indices, int64) in mini-batches of ``plan.batch_size``, the last one
+    smaller if need be, updates ``parameters`` in place and returns the mean over these examples
+    of the cost that each mini-batch had before its update, penalty included.
+
+``reference`` (plain NumPy) defines what ``cpu`` (Numba) and ``cuda`` (CUDA C) must compute.
+"""

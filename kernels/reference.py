@@ -39,17 +39,15 @@ class Stepper:
         total = 0.0
         for start in range(0, len(order), plan.batch_size):
             rows = order[start : start + plan.batch_size]
-            g = backprop(
-                np,
-                sys.modules[__name__],
-                parameters.weights,
-                parameters.biases,
-                plan.activations,
-                plan.cost,
-                as_input(np, self.x[rows], plan.dtype),
-                as_targets(np, self.y[rows], plan.sizes[-1], plan.dtype),
-            )
-            total += len(rows) * (g.cost + plan.rule.penalty(np, parameters))
-            gradient = np.concatenate([part.ravel() for part in (*g.nabla_w, *g.nabla_b)])
-            plan.rule.update(np, parameters, gradient, learning_rate)
+            x = as_input(np, self.x[rows], plan.dtype)
+            y = as_targets(np, self.y[rows], plan.sizes[-1], plan.dtype)
+            # What overflows shows in the cost, and the loop raises DivergenceError for it.
+            with np.errstate(over="ignore", invalid="ignore"):
+                g = backprop(
+                    np, sys.modules[__name__], parameters.weights, parameters.biases,
+                    plan.activations, plan.cost, x, y,
+                )  # fmt: skip
+                total += len(rows) * (g.cost + plan.rule.penalty(np, parameters))
+                gradient = np.concatenate([part.ravel() for part in (*g.nabla_w, *g.nabla_b)])
+                plan.rule.update(np, parameters, gradient, learning_rate)
         return total / len(order)

@@ -1,0 +1,105 @@
+"""The package's edges: what importing loads, who may import whom, how backends answer."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpubp
+
+PACKAGE = Path(gpubp.__file__).parent
+
+
+def run_python(code: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_is_light(tmp_path: Path) -> None:
+    heavy = ["numba", "llvmlite", "cupy", "sympy", "scipy", "pooch", "tqdm", "matplotlib"]
+    code = f"import gpubp, sys; print([name for name in {heavy} if name in sys.modules])"
+    assert run_python(code, tmp_path).strip() == "[]"
+
+
+def test_import_is_quick(tmp_path: Path) -> None:
+    # NumPy's own import is not ours to answer for, and a busy machine makes any one run slow.
+    code = (
+        "import time, numpy; t = time.process_time(); import gpubp; print(time.process_time() - t)"
+    )
+    assert min(float(run_python(code, tmp_path)) for _ in range(5)) <= 0.2
+
+
+def test_no_top_level_kernels(tmp_path: Path) -> None:
+    code = "import importlib.util; print(importlib.util.find_spec('kernels'))"
+    assert run_python(code, tmp_path).strip() == "None"
+    assert importlib.util.find_spec("gpubp.kernels") is not None
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Names under gpubp that the file imports at module level or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = "gpubp." + (node.module or "") if node.level else node.module or ""
+            found |= {f"{base}.{alias.name}".replace("..", ".") for alias in node.names}
+    return {name for name in found if name.startswith("gpubp.")}
+
+
+def test_equations_import_no_kernels() -> None:
+    assert not {name for name in imported_modules(PACKAGE / "backprop.py") if "kernels" in name}
+
+
+def test_kernels_import_nothing_above_them() -> None:
+    import gpubp.kernels
+
+    allowed = {"activation", "arrays", "cost", "expression", "parameters", "plan", "kernels"}
+    for path in Path(gpubp.kernels.__file__).parent.rglob("*.py"):
+        extra = {"backprop"} if path.name == "reference.py" else set()
+        above = {name.split(".")[1] for name in imported_modules(path)} - allowed - extra
+        assert not above, f"{path.name} imports gpubp.{above}"
+
+
+def test_backprop_fits_on_a_screen() -> None:
+    assert len((PACKAGE / "backprop.py").read_text().splitlines()) < 160
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_backend_by_name(name: str) -> None:
+    backend = gpubp.get_backend(name)
+    assert backend.name == name
+    assert backend.xp is np
+    array = backend.asarray([1.0, 2.0], "float32")
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(backend.asnumpy(array), [1, 2])
+    backend.synchronize()
+    assert gpubp.get_backend(backend) is backend
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("cup", ValueError, "did you mean"),
+        ("gpu", ValueError, "cpu"),
+        ("cpu:1", ValueError, "unknown backend"),
+        ("cuda:x", ValueError, "unknown backend"),
+        (3, TypeError, "must be a name"),
+    ],
+)
+def test_unknown_backend(name: object, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        gpubp.get_backend(name)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_cuda_is_unavailable_by_name() -> None:
+    with pytest.raises(gpubp.BackendUnavailable, match="backend='cpu'"):
+        gpubp.Network([2, 1], backend="cuda")

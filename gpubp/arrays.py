@@ -67,6 +67,14 @@ def _check_finite(xp: ModuleType, array: Any, name: str) -> None:
             )
 
 
+def _converted(xp: ModuleType, array: Any, dtype: Any, name: str) -> Any:
+    with np.errstate(over="ignore"):  # a value beyond float32's range becomes infinite ...
+        converted = array.astype(dtype, copy=False)
+    if converted is not array:
+        _check_finite(xp, converted, f"{name} as {np.dtype(dtype).name}")  # ... and is named here
+    return converted
+
+
 def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> Any:
     """x as an (n, n_in) C-ordered array of ``dtype``, or of uint8 if it came as uint8."""
     x = as_array(xp, x, name)
@@ -86,9 +94,7 @@ def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> A
         raise ValueError(f"{name} holds no examples")
     _check_finite(xp, x, name)
     if x.dtype != xp.uint8:
-        x = x.astype(dtype, copy=False)
-        # A float64 value beyond float32's range becomes infinite only now.
-        _check_finite(xp, x, f"{name} as {np.dtype(dtype).name}")
+        x = _converted(xp, x, dtype, name)
     return xp.ascontiguousarray(x)
 
 
@@ -105,9 +111,7 @@ def check_y(xp: ModuleType, y: Any, rows: int, n_out: int, dtype: Any, name: str
         y = y.reshape(-1, 1)
     if y.ndim == 2 and y.shape[1] == n_out:
         _check_finite(xp, y, name)
-        y = y.astype(dtype, copy=False)
-        _check_finite(xp, y, f"{name} as {np.dtype(dtype).name}")
-        return xp.ascontiguousarray(y)
+        return xp.ascontiguousarray(_converted(xp, y, dtype, name))
     if y.ndim != 1:
         raise ValueError(
             f"{name} has shape {y.shape}, but must be integer labels ({rows},) or targets "

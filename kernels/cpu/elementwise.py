@@ -33,7 +33,7 @@ import numpy as np
 from numba import cfunc, types
 
 from gpubp.kernels.cpu.scalar import (
-    absolute, erf, erfc, exp, expm1, log, log1p, maximum, minimum, sqrt, tanh,
+    absolute, erf, erfc, exp, expm1, ipow, log, log1p, maximum, minimum, power, sqrt, tanh,
 )
 
 T = np.{dtype}

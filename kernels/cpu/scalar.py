@@ -6,8 +6,11 @@ import math
 
 from numba import njit
 
+from gpubp import expression
+
 exp, expm1, log, log1p = math.exp, math.expm1, math.log, math.log1p
-tanh, sqrt, erf, erfc = math.tanh, math.sqrt, math.erf, math.erfc
+tanh, sqrt, erf, erfc, power = math.tanh, math.sqrt, math.erf, math.erfc, math.pow
+ipow = njit(inline="always")(expression.ipow)
 
 
 @njit(inline="always")

@@ -366,3 +366,117 @@ def _pause(builder: Any) -> None:
     text = "yield" if _arm else "pause"
     kind = ir.FunctionType(ir.VoidType(), [])
     builder.call(ir.InlineAsm(kind, text, "~{memory}", side_effect=True), [])
+
+
+@intrinsic
+def load_input(typing: Any, x: Any, offset: Any, count: Any, like: Any) -> Any:
+    """x[offset : offset + lanes] as floats like ``like``; lanes from ``count`` on are read as 0"""
+    kind = vector(like)
+    source = Vector(x.dtype, kind.n)
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = pointer(context, builder, sig.args[0], args[0], args[1])
+        if isinstance(count, types.Literal):  # the whole vector
+            value = load_ir(builder, source, address)
+        else:
+            value = _load_part(builder, source, address, args[2])
+        if x.dtype == types.uint8:
+            wide = ir.VectorType(I32, kind.n)
+            value = builder.sitofp(builder.zext(value, wide), ir_type(kind))
+        return value
+
+    return kind(x, types.int64, count, like), lower
+
+
+@intrinsic
+def nonzero(typing: Any, x: Any, offset: Any, count: Any, like: Any) -> Any:
+    """The mask of x[offset : offset + lanes] != 0 (NaN counts); false from ``count`` on"""
+    n = lanes(like)
+    source = Vector(x.dtype, n)
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = pointer(context, builder, sig.args[0], args[0], args[1])
+        if isinstance(count, types.Literal):
+            value = load_ir(builder, source, address)
+        else:
+            value = _load_part(builder, source, address, args[2])
+        zero = ir.Constant(value.type, None)
+        if x.dtype == types.uint8:
+            return builder.icmp_unsigned("!=", value, zero)
+        return builder.fcmp_unordered("!=", value, zero)
+
+    return Vector(types.boolean, n)(x, types.int64, count, like), lower
+
+
+def _load_part(builder: Any, kind: Vector, address: Any, count: Any) -> Any:
+    """The first ``count`` elements and zeros; memory behind them is not touched."""
+    index = ir.Constant(ir.VectorType(I64, kind.n), list(range(kind.n)))
+    mask = builder.icmp_signed("<", index, splat_ir(builder, count, kind.n))
+    where = builder.bitcast(address, ir_type(kind).as_pointer())
+    align = ir.Constant(I32, max(1, kind.dtype.bitwidth // 8))
+    args = [where, align, mask, ir.Constant(ir_type(kind), None)]
+    return llvm_call(builder, f"masked.load.{suffix(kind)}.p0", ir_type(kind), args)
+
+
+@intrinsic
+def no_lanes(typing: Any, like: Any) -> Any:
+    """The mask that holds nowhere"""
+    kind = Vector(types.boolean, lanes(like))
+    return kind(like), lambda context, builder, sig, args: ir.Constant(ir_type(kind), None)
+
+
+@intrinsic
+def count_lanes(typing: Any, mask: Any) -> Any:
+    """In how many lanes the mask holds"""
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.zext(builder.bitcast(args[0], ir.IntType(mask.n)), I64)
+        return llvm_call(builder, "ctpop.i64", I64, [bits])
+
+    return types.int64(mask), lower
+
+
+@intrinsic
+def compress(typing: Any, value: Any, mask: Any) -> Any:
+    """The lanes of ``value`` where the mask holds, moved together at the front"""
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        name = f"experimental.vector.compress.{suffix(value)}"
+        rest = ir.Constant(ir_type(value), None)
+        return llvm_call(builder, name, ir_type(value), [*args, rest])
+
+    return value(value, mask), lower
+
+
+@intrinsic
+def steps(typing: Any, first: Any, step: Any, like: Any) -> Any:
+    """The int32 vector first, first + step, first + 2 step, ..., as wide as ``like``'s"""
+    kind = Vector(types.int32, lanes(like))
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first, step = (splat_ir(builder, builder.trunc(arg, I32), kind.n) for arg in args[:2])
+        index = ir.Constant(ir_type(kind), list(range(kind.n)))
+        return builder.add(first, builder.mul(step, index))
+
+    return kind(types.int64, types.int64, like), lower
+
+
+@intrinsic
+def call_kernel(
+    typing: Any, address: Any, m: Any, step: Any, n: Any,
+    z: Any, z0: Any, a: Any, a0: Any, v: Any, v0: Any, y: Any, y0: Any, out: Any, out0: Any,
+) -> Any:  # fmt: skip
+    """``kernel(m, step, n, z, a, v, y, out) -> float64`` at ``address``; see ``blocks``."""
+    size = types.int64
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        where = [
+            pointer(context, builder, sig.args[i], args[i], args[i + 1])
+            for i in range(4, len(args), 2)
+        ]
+        kind = ir.FunctionType(ir.DoubleType(), [I64] * 3 + [p.type for p in where])
+        function = builder.inttoptr(args[0], kind.as_pointer())
+        return builder.call(function, [*args[1:4], *where])
+
+    pairs = [t for array in (z, a, v, y, out) for t in (array, size)]
+    return types.float64(size, size, size, size, *pairs), lower

@@ -18,7 +18,9 @@ test: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p gpubp
+	# Types are checked as installed, where kernels/ is gpubp.kernels.
+	rm -rf build && $(BIN)/python -m pip install --quiet --no-deps --target build/installed .
+	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p gpubp
 
 bench: .venv/installed-bench
 	$(BIN)/python bench/epoch.py

@@ -74,7 +74,7 @@ def bp1(
 
 
 def bp2(
-    kernels: ModuleType, w: Array, delta: Array, z: Array, a: Array, sigma: Activation
+    kernels: ModuleType, w: Array, delta: Array, z: Array, a: Array, sigma: Activation | Softmax
 ) -> Array:
     """BP2: delta^l = ((w^{l+1})^T delta^{l+1}) (x) sigma'(z^l); w, delta of l+1 and z, a of l."""
     return kernels.hadamard_sigma_prime(delta @ w, z, a, sigma)

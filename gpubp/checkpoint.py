@@ -112,7 +112,7 @@ def _history_from_array(array: np.ndarray[Any, Any]) -> History:
 def save(network: Network, path: str | os.PathLike[str]) -> None:
     """Write network, generator and training state; on any failure the old file stays as it was."""
     asnumpy, parameters = network.backend.asnumpy, network.parameters
-    tensors = {}
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
     for name, layers in (("weights", network.weights), ("biases", network.biases)):
         tensors |= {f"{name}.{i}": asnumpy(array) for i, array in enumerate(layers)}
     header: dict[str, Any] = {
@@ -194,17 +194,22 @@ def _tensor(tensors: Mapping[str, Any], name: str, dtype: str) -> Any:
 
 
 def _training(network: Network, stored: Mapping[str, Any], tensors: Mapping[str, Any]) -> Training:
-    for name, kind in Training.__annotations__.items():
-        if name in _COUNTERS:
-            allowed = {"int": (int,), "float": (int, float), "bool": (bool,)}[kind]
-            if not isinstance(stored[name], allowed) or stored[name] < 0:
-                raise ValueError(f"training.{name} = {stored[name]!r}")
+    for name in _COUNTERS:
+        kinds = {"int": (int,), "float": (int, float), "bool": (bool,)}
+        kind = kinds[Training.__annotations__[name]]
+        # JSON's true is an int to isinstance, and no counter is one.
+        if type(stored[name]) not in kind or stored[name] < 0:
+            raise ValueError(f"training.{name} = {stored[name]!r}")
     training = Training(
         network,
         **{name: stored[name] for name in _COUNTERS},
         order_state=_state_from_json(stored["order_state"]),
         history=_history_from_array(tensors["history"]),
     )
+    if not 1 <= training.batch_size <= training.examples or training.step > training.steps:
+        raise ValueError(
+            f"step {training.step} of {training.examples} examples by {training.batch_size}"
+        )
     if training.order_state is not None:
         _generator(stored["order_state"])  # refuse a state that would fail only when resumed
     flat = network.parameters.flat

@@ -67,10 +67,6 @@ class OutputError:
     delta: Expression | None
 
 
-def _expressions(*sources: str) -> tuple[Expression, ...]:
-    return tuple(Expression(source, _ZAY) for source in sources)
-
-
 def _builtin(
     name: str,
     cost: str,
@@ -79,7 +75,8 @@ def _builtin(
     unit_interval: bool = False,
 ) -> Cost:
     pairs = {key: (Expression(c, _ZAY), Expression(d, _ZAY)) for key, (c, d) in simplified.items()}
-    return Cost(name, *_expressions(cost, grad_a), None, unit_interval, MappingProxyType(pairs))
+    c, da = Expression(cost, _ZAY), Expression(grad_a, _ZAY)
+    return Cost(name, c, da, None, unit_interval, MappingProxyType(pairs))
 
 
 # 1e-30 stands for 0 under a logarithm or in a denominator: with an output activation that reaches

@@ -64,7 +64,7 @@ class UpdateRule:
         if not self.momentum:
             parameters.flat -= step
             return
-        v = parameters.velocity
+        v: Any = parameters.velocity
         v *= self.momentum
         v -= step
         parameters.flat += self.momentum * v - step if self.nesterov else v

@@ -57,7 +57,7 @@ class Step(Schedule):
         _positive(initial=self.initial, every=self.every, factor=self.factor)
 
     def rate(self, t: float, history: History) -> float:
-        return self.initial * self.factor ** (int(t) // self.every)
+        return float(self.initial * self.factor ** (int(t) // self.every))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Exponential(Schedule):
         _positive(initial=self.initial, factor=self.factor)
 
     def rate(self, t: float, history: History) -> float:
-        return self.initial * self.factor**t
+        return float(self.initial * self.factor**t)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class InverseScaling(Schedule):
         _positive(initial=self.initial, power=self.power)
 
     def rate(self, t: float, history: History) -> float:
-        return self.initial / (t + 1) ** self.power
+        return float(self.initial / (t + 1) ** self.power)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class _Callable(Schedule):
         return float(self.function(int(t)))
 
 
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": Constant,
     "step": Step,
     "exponential": Exponential,
@@ -198,9 +198,9 @@ def make_schedule(name: str, learning_rate: float, epochs: int) -> Schedule:
     """The schedule of that name with its usual settings for a run of ``epochs`` epochs."""
     if name not in SCHEDULES:
         raise unknown("schedule", name, SCHEDULES)
-    if name in ("cosine", "one_cycle"):
-        return SCHEDULES[name](learning_rate, epochs)
-    return SCHEDULES[name](learning_rate)
+    lasts = (epochs,) if name in ("cosine", "one_cycle") else ()
+    schedule: Schedule = SCHEDULES[name](learning_rate, *lasts)
+    return schedule
 
 
 def as_schedule(learning_rate: float | Schedule | Callable[[int], float]) -> Schedule:

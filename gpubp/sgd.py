@@ -144,7 +144,7 @@ class _Loop:
 
     def _restore(self, snapshot: tuple[Any, Any]) -> None:
         self.parameters.flat[...], velocity = snapshot[0], snapshot[1]
-        if velocity is not None:
+        if self.parameters.velocity is not None:
             self.parameters.velocity[...] = velocity
 
     def _next_cut(self) -> tuple[int, float]:
@@ -247,7 +247,7 @@ class _Bar:
     """The progress bar: cost, accuracy, examples a second and time left; or silence."""
 
     def __init__(self, progress: bool | None, t: Training) -> None:
-        self._bar = None
+        self._bar: Any = None
         if progress is False or (progress is None and not sys.stderr.isatty()):
             return
         from tqdm import tqdm
@@ -318,7 +318,7 @@ def fit(
         with _deferred_interrupt() as interrupted:
             while training.epoch < epochs and not training.stopped:
                 if training.order_state is None:
-                    training.order_state = network.rng.bit_generator.state
+                    training.order_state = dict(network.rng.bit_generator.state)
                 order = _draw_order(shuffle, network.rng, len(x))
                 loop.epoch(order, interrupted)
                 loop.save(least_seconds=5.0)

@@ -177,7 +177,7 @@ def output_kernel(activation: Activation | Softmax, cost: Cost, dtype: str) -> i
 
 
 @njit(cache=True, nogil=True)
-def _call(address, v, z, a, out):  # type: ignore[no-untyped-def]
+def _call(address, v, z, a, out):
     call_elementwise(address, z.shape[0], z.shape[1], z, 0, a, 0, v, 0, z, 0, out, 0)
 
 

@@ -30,7 +30,7 @@ def _data(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) 
 
 
 @intrinsic
-def call_elementwise(typingctx, address, m, n, z, z0, a, a0, v, v0, y, y0, out, out0):  # type: ignore[no-untyped-def]
+def call_elementwise(typingctx, address, m, n, z, z0, a, a0, v, v0, y, y0, out, out0):
     """``kernel(m, n, z, a, v, y, out) -> float64`` at ``address``; see ``elementwise``."""
     signature = types.float64(
         types.intp,
@@ -39,7 +39,7 @@ def call_elementwise(typingctx, address, m, n, z, z0, a, a0, v, v0, y, y0, out, 
         *(t for array in (z, a, v, y, out) for t in (array, types.intp)),
     )
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         pointers = [
             _data(context, builder, signature.args[i], args[i], args[i + 1])
             for i in range(3, len(args), 2)
@@ -54,7 +54,7 @@ def call_elementwise(typingctx, address, m, n, z, z0, a, a0, v, v0, y, y0, out, 
 @intrinsic
 def gemm(
     typingctx, address, left_t, right_t, m, n, k, alpha, a, a0, lda, b, b0, ldb, beta, c, c0, ldc
-):  # type: ignore[no-untyped-def]
+):
     """C := alpha op(A) op(B) + beta C for **row-major** A, B and C; C is m by n, k is summed over.
 
     op is the transpose where ``left_t`` or ``right_t`` is true. BLAS is column-major and sees each
@@ -67,7 +67,7 @@ def gemm(
         a, size, size, b, size, size, element, c, size, size,
     )  # fmt: skip
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         address, left_t, right_t, m, n, k, alpha = args[:7]
         lda, ldb, beta, ldc = args[9], args[12], args[13], args[16]
 

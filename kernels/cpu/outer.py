@@ -15,7 +15,7 @@ from gpubp.kernels.cpu.intrinsics import gemm, gemm_address
 
 
 @njit(cache=True, nogil=True)
-def _outer_sum(address, delta, a, product, column_sum):  # type: ignore[no-untyped-def]
+def _outer_sum(address, delta, a, product, column_sum):
     m, j = delta.shape
     k = a.shape[1]
     one, zero = delta.dtype.type(1), delta.dtype.type(0)

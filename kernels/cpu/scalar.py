@@ -14,17 +14,17 @@ ipow = njit(inline="always")(expression.ipow)
 
 
 @njit(inline="always")
-def absolute(u):  # type: ignore[no-untyped-def]
+def absolute(u):
     return abs(u)
 
 
 @njit(inline="always")
-def minimum(u, v):  # type: ignore[no-untyped-def]
+def minimum(u, v):
     """The smaller; NaN if either is, as numpy.minimum."""
     return u if (u < v or u != u) else v
 
 
 @njit(inline="always")
-def maximum(u, v):  # type: ignore[no-untyped-def]
+def maximum(u, v):
     """The larger; NaN if either is, as numpy.maximum."""
     return u if (u > v or u != u) else v

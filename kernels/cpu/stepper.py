@@ -26,7 +26,7 @@ from gpubp.plan import Plan
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _gather(x, one_is, labels, targets, order, start, m, n_in, n_out, a, y):  # type: ignore[no-untyped-def]
+def _gather(x, one_is, labels, targets, order, start, m, n_in, n_out, a, y):
     """Rows of x / one_is as a^1, rows of y as targets (labels as unit vectors)."""
     zero, one = y.dtype.type(0), y.dtype.type(1)
     for i in range(m):
@@ -41,7 +41,7 @@ def _gather(x, one_is, labels, targets, order, start, m, n_in, n_out, a, y):  # 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _penalty(w, n_weights, l2, l1):  # type: ignore[no-untyped-def]
+def _penalty(w, n_weights, l2, l1):
     squares, magnitudes = 0.0, 0.0
     for i in range(n_weights):
         squares += w[i] * w[i]
@@ -50,7 +50,7 @@ def _penalty(w, n_weights, l2, l1):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _update(w, v, g, n_weights, eta, momentum, nesterov, l2, l1):  # type: ignore[no-untyped-def]
+def _update(w, v, g, n_weights, eta, momentum, nesterov, l2, l1):
     """v <- mu v - eta g, w <- w + v (or + mu v - eta g); without momentum w <- w - eta g."""
     for i in range(w.size):
         gradient = g[i]
@@ -66,7 +66,7 @@ def _update(w, v, g, n_weights, eta, momentum, nesterov, l2, l1):  # type: ignor
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _run(order, eta, batch, sizes, w, v, g, x, one_is, labels, targets, y, a, z, delta,
-         kernels, momentum, nesterov, l2, l1):  # type: ignore[no-untyped-def]  # fmt: skip
+         kernels, momentum, nesterov, l2, l1):  # fmt: skip
     """Train on ``order``; the sum over its examples of their mini-batch's objective.
 
     ``a`` holds a^1 .. a^L one after another, ``z`` and ``delta`` their like with room for a^1 too,
@@ -97,8 +97,7 @@ def _run(order, eta, batch, sizes, w, v, g, x, one_is, labels, targets, y, a, z,
             at, w_at, b_at = to, w_at + n_in * n_out, b_at + n_out
 
         # BP1, and the cost before the update.
-        cost = call_elementwise(kernels[1], m, sizes[-1], z, at, a, at, z, at, y, 0, delta, at)
-        total += cost
+        total += call_elementwise(kernels[1], m, sizes[-1], z, at, a, at, z, at, y, 0, delta, at)
         if l2 != zero or l1 != zero:
             total += m * _penalty(w, n_weights, l2, l1)
 

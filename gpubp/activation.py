@@ -105,9 +105,7 @@ def define_activation(name: str, sigma: str, sigma_prime: str | None = None) -> 
     if name in ACTIVATIONS:
         raise ValueError(f"activation {name!r} is built in: give your own another name")
     f = Expression(sigma, ("z",))
-    if sigma_prime is None:
-        return Activation(name, f, Expression(f.derivative("z").source, ("z", "a")))
-    df = Expression(sigma_prime, ("z", "a"))
+    df = Expression(f.derivative("z").source if sigma_prime is None else sigma_prime, ("z", "a"))
     check_derivative(f, df, "z", given={"a": f})
     return Activation(name, f, df)
 

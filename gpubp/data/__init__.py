@@ -1,0 +1,62 @@
+"""Data sets and the files they come in: MNIST, digits28, IDX, npz and csv.
+
+    (x_train, y_train), (x_test, y_test) = data.mnist()
+
+x is (n, n_in), y (n,) int64 labels. uint8 in x means image intensities, read as x/255 everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from gpubp.data._files import FilePath, Pair
+from gpubp.data.digits28 import digits28
+from gpubp.data.idx import read_idx, write_idx
+from gpubp.data.mnist import mnist, read_folder
+from gpubp.data.tables import read_csv, read_npz
+from gpubp.errors import DataFormatError, unknown
+
+__all__ = ["digits28", "load", "mnist", "read_csv", "read_idx", "read_npz", "write_idx"]
+
+
+def load(source: FilePath) -> tuple[Pair, Pair]:
+    """``((x_train, y_train), (x_test, y_test))`` from a name or a path.
+
+    ``"mnist"``; ``"digits28"`` (60,000 and 10,000 rows); a folder of four IDX files; an ``.npz``;
+    a ``.csv``. A file with no test part is split by a shuffle that is always the same: the last
+    sixth of it (at least one row) is the test part. A folder called ``mnist`` is ``"./mnist"``.
+    """
+    name = os.fspath(source)
+    if name == "mnist":
+        return mnist()
+    if name == "digits28":
+        x, y = digits28(70_000)
+        return (x[:60_000], y[:60_000]), (x[60_000:], y[60_000:])
+    path = Path(name)
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return read_folder(path)
+    if suffix == ".npz":
+        train, test = read_npz(path)
+        return (train, test) if test is not None else _split(train, path)
+    if suffix == ".csv":
+        return _split(read_csv(path), path)
+    if path.exists():
+        raise ValueError(f"cannot tell what {name} holds: give a folder of IDX files, .npz or .csv")
+    if path.parent != Path() or suffix:
+        raise FileNotFoundError(f"there is no file or folder {name}: check the name")
+    raise unknown("data", name, ["digits28", "mnist", "a folder", "an .npz file", "a .csv file"])
+
+
+def _split(examples: Pair, path: Path) -> tuple[Pair, Pair]:
+    """Five sixths and one sixth of the rows, shuffled."""
+    x, y = examples
+    n = len(y)
+    if n < 2:
+        raise DataFormatError(path, expected="at least 2 rows to split", found=str(n))
+    order = np.random.default_rng(0).permutation(n)
+    train, test = np.split(order, [n - max(1, n // 6)])
+    return (x[train], y[train]), (x[test], y[test])

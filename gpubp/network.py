@@ -186,6 +186,11 @@ class Network:
         xp, n_out = self.backend.xp, self.sizes[-1]
         x = check_x(xp, x, self.sizes[0], self.dtype)
         y = check_y(xp, y, len(x), n_out, self.dtype)
+        return self.evaluate_checked(x, y)
+
+    def evaluate_checked(self, x: Any, y: Any) -> Evaluation:
+        """``evaluate`` for x and y that have been through it once, as the loop's validation has."""
+        xp, n_out = self.backend.xp, self.sizes[-1]
         total, right = 0.0, 0 if _names_classes(xp, y) else None
         for rows, z, a in self._forward_chunks(x):
             targets = as_targets(xp, y[rows], n_out, self.dtype)

@@ -124,13 +124,11 @@ class _Loop:
         self, training: Training, plan: Plan, x: Any, y: Any, schedule: Schedule,
         callbacks: Sequence[Callback], validation: Any, checkpoint: Any, bar: Any,
     ) -> None:  # fmt: skip
-        self.training, self.plan, self.schedule = training, plan, schedule
-        self.callbacks, self.validation, self.checkpoint, self.bar = (
-            callbacks, validation, checkpoint, bar,
-        )  # fmt: skip
+        self.training, self.plan, self.x, self.schedule = training, plan, x, schedule
+        self.callbacks, self.validation = callbacks, validation
+        self.checkpoint, self.bar = checkpoint, bar
         self.network = training.network
         self.parameters = self.network.parameters
-        self.x = x
         self.stepper = self.network.backend.kernels.Stepper(plan, self.parameters, x, y)
         self.pace = 1  # mini-batches in a piece; grows to _PIECE_SECONDS
         self.saved = time.monotonic()
@@ -147,25 +145,28 @@ class _Loop:
         if self.parameters.velocity is not None:
             self.parameters.velocity[...] = velocity
 
-    def _next_cut(self) -> tuple[int, float]:
-        """(mini-batches in the next piece, its learning rate)."""
-        t = self.training
-        part = t.step * self.schedule.per_epoch // t.steps
-        first_after = -(-(part + 1) * t.steps // self.schedule.per_epoch)
-        rate = self.schedule.rate(t.epoch + part / self.schedule.per_epoch, t.history)
+    def _rate(self, step: int) -> float:
+        """eta of this epoch's mini-batch ``step``, constant over 1/per_epoch of the epoch."""
+        t, per_epoch = self.training, self.schedule.per_epoch
+        rate = self.schedule.rate(t.epoch + step * per_epoch // t.steps / per_epoch, t.history)
         if not 0 < rate < math.inf:
             raise ValueError(
                 f"the learning rate of epoch {t.epoch} is {rate!r}, but must be a finite number "
                 "above 0"
             )
-        return min(self.pace, first_after - t.step, t.steps - t.step), float(rate)
+        return float(rate)
+
+    def _count(self) -> int:
+        """Mini-batches in the next piece: up to the pace, eta's next change or the epoch's end."""
+        t, per_epoch = self.training, self.schedule.per_epoch
+        change = -(-(t.step * per_epoch // t.steps + 1) * t.steps // per_epoch)
+        return min(self.pace, change - t.step, t.steps - t.step)
 
     def epoch(self, order: Any, interrupted: Callable[[], bool]) -> None:
         """The rest of the present epoch, then its row of the history."""
         t, m = self.training, self.plan.batch_size
-        rate = math.nan
         while t.step < t.steps:
-            count, rate = self._next_cut()
+            count, rate = self._count(), self._rate(t.step)
             piece = order[t.step * m : (t.step + count) * m]
             snapshot = self._snapshot()
             started = time.perf_counter()
@@ -183,11 +184,11 @@ class _Loop:
             for callback in self.callbacks:
                 callback.on_interval(t)
             self.bar.advance(t, len(piece))
-            if interrupted():
+            if interrupted() and t.step < t.steps:
                 raise KeyboardInterrupt
-        evaluation = None
+        evaluation, rate = None, self._rate(t.steps - 1)
         if self.validation is not None:
-            evaluation = self.network.evaluate(*self.validation)
+            evaluation = self.network.evaluate_checked(*self.validation)
         t.history.append(
             Epoch(
                 t.epoch, t.cost_sum / t.examples, t.seconds, rate,
@@ -232,8 +233,8 @@ class _Loop:
                         self.plan.activations, as_input(xp, self.x[rows], self.plan.dtype),
                     )  # fmt: skip
                     finite = [
-                        bool(xp.isfinite(u).all() and xp.isfinite(v).all())
-                        for u, v in zip(z, a, strict=True)
+                        bool(xp.isfinite(zl).all() and xp.isfinite(al).all())
+                        for zl, al in zip(z, a, strict=True)
                     ]
                 layer = None if all(finite) else finite.index(False) + 2
             raise DivergenceError(t.epoch, step, layer, rate)
@@ -321,6 +322,8 @@ def fit(
                     training.order_state = dict(network.rng.bit_generator.state)
                 order = _draw_order(shuffle, network.rng, len(x))
                 loop.epoch(order, interrupted)
+                if interrupted():
+                    raise KeyboardInterrupt
                 loop.save(least_seconds=5.0)
     except KeyboardInterrupt:
         loop.save()

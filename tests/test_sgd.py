@@ -302,6 +302,7 @@ def test_resume_after_ctrl_c_is_bitwise_the_unbroken_run(
         assert interrupted.rng.random() == np.random.Generator.random(_copy_of(unbroken.rng))
         assert history.validation_cost == expected.validation_cost
         np.testing.assert_allclose(history.cost, expected.cost, rtol=1e-12)
+        assert history.learning_rate == expected.learning_rate
 
 
 def _copy_of(rng: np.random.Generator) -> np.random.Generator:
@@ -323,7 +324,8 @@ def test_saving_at_any_step_resumes_bitwise(tmp_path: Path) -> None:
     assert len(files) >= 8
     for path in files:
         net = gpubp.load(path)
-        net.fit(x, y, **settings, resume=True)
+        history = net.fit(x, y, **settings, resume=True)
+        assert history.learning_rate == [1.0] * 4
         np.testing.assert_array_equal(net.parameters.flat, unbroken.parameters.flat)
 
 

@@ -120,7 +120,7 @@ def get_activation(activation: str | Activation | Softmax) -> Activation | Softm
         )
     if activation in ACTIVATIONS:
         return ACTIVATIONS[activation]
-    if activation.isidentifier():
+    if not activation.strip() or activation.isidentifier():
         raise unknown("activation", activation, ACTIVATIONS)
     return define_activation(activation, activation)
 

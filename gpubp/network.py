@@ -97,7 +97,7 @@ class Network:
         self.precision = precision
         self.rng = _generator(rng)
         self.training: Training | None = None
-        self.parameters = Parameters(self.backend.xp, self.sizes, self.dtype)
+        self.parameters = _allocate(self.backend.xp, self.sizes, self.dtype)
         initialise = get_initialiser(init)
         for l, (n_in, n_out) in enumerate(pairwise(self.sizes)):
             w, b = initialise(self.rng, n_out, n_in)
@@ -239,7 +239,7 @@ class Network:
             progress: ``None`` shows a progress bar on a terminal only; ``True`` always, ``False``
                 never.
             checkpoint: a file that holds the run, to within 5 seconds: written between epochs, at
-                the end and on Ctrl-C.
+                the end, on Ctrl-C and on divergence.
             resume: continue the run that this network carries, after Ctrl-C or ``gpubp.load``:
                 same order of examples, momentum and history, bit for bit.
 
@@ -277,6 +277,18 @@ class Network:
                 xp, self.weights, self.biases, self.activations, as_input(xp, x[rows], self.dtype)
             )
             yield rows, z[-1], a[-1]
+
+
+def _allocate(xp: Any, sizes: tuple[int, ...], dtype: str) -> Parameters:
+    try:
+        return Parameters(xp, sizes, dtype)
+    except (MemoryError, ValueError, OverflowError) as error:
+        count = sum(n_out * (n_in + 1) for n_in, n_out in pairwise(sizes))
+        needed = count * np.dtype(dtype).itemsize
+        raise MemoryError(
+            f"sizes={list(sizes)} are {count:,} weights and biases, {needed:,} bytes of {dtype}, "
+            "more than this machine can hold: choose smaller layers"
+        ) from error
 
 
 def _generator(

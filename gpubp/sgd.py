@@ -325,7 +325,7 @@ def fit(
                 if interrupted():
                     raise KeyboardInterrupt
                 loop.save(least_seconds=5.0)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, DivergenceError):
         loop.save()
         raise
     finally:

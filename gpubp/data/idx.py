@@ -81,7 +81,7 @@ def write_idx(path: FilePath, array: NDArray[Any]) -> None:
     data = idx_header(array) + np.ascontiguousarray(array, _big_endian(array.dtype)).tobytes()
     with replacing(path) as file:
         if Path(path).name.endswith(".gz"):
-            with gzip.GzipFile("", "wb", 9, file, mtime=0) as packed:
+            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
                 packed.write(data)
         else:
             file.write(data)

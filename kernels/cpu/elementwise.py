@@ -120,7 +120,7 @@ def kernel(m, n, z_, a_, _v, y_, out_):
 def cache_folder() -> Path:
     """Where generated kernels are kept: ``$GPUBP_CACHE`` or the user's cache folder."""
     named = os.environ.get("GPUBP_CACHE")
-    base = Path(named) if named else Path(platformdirs.user_cache_dir("gpubp", appauthor=False))
+    base = Path(named) if named else Path(platformdirs.user_cache_dir("gpubp"))
     return base / "kernels"
 
 

@@ -1,0 +1,233 @@
+"""The command line: ``gpubp train | evaluate | predict | data | bench | doctor``.
+
+Exit codes: 0; 1 where ``doctor`` finds a fault; 2 for what cannot be done as asked; 3 where
+training diverged; 130 after Ctrl-C; 141 where the reader of the output has gone. Each failure is
+one sentence on stderr; with ``GPUBP_DEBUG=1`` in the environment, the traceback instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+from . import __version__
+from .errors import BackendUnavailable, DivergenceError, unknown
+
+DATA_HELP = (
+    "digits28 (drawn by formula, no download), mnist (downloaded once into the cache), a folder of "
+    "four IDX files, an .npz or a .csv file; without it: MNIST from $GPUBP_DATA or the cache, else "
+    "digits28"
+)
+TRAIN_NOTES = """\
+The data's test part is shown after each epoch. With --early-stopping, or --schedule
+reduce_on_plateau, something must watch a validation cost: the last sixth of the training part is
+then held out for that, and the test part is evaluated only once, at the end.
+
+With --resume FILE the network, the order of examples, the momentum's velocity and the history come
+from FILE; so do --batch-size and --momentum unless they are given (they must be the same). All
+other options of training (learning rate, schedule, nesterov, l2, l1, early stopping, data) are NOT
+in FILE: give them as you did at first.
+
+A custom activation is a formula in z, a custom cost a formula in a and y: --cost "abs(a - y)".
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments are ``ValueError``, so that every failure is told in one place."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see '{self.prog} --help')")
+
+    def parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The parsed arguments; of what is left over, the nearest option is named."""
+        args, rest = self.parse_known_args(argv)
+        if rest and rest[0].startswith("-"):
+            options = set(re.findall(r"--[\w-]+", self.format_usage()))
+            raise unknown("option", rest[0].partition("=")[0], options)
+        if rest:
+            raise ValueError(f"one argument too many: {rest[0]!r} (see '{self.prog} --help')")
+        return args
+
+
+def _parser(command: str, summary: str, **options: Any) -> _Parser:
+    return _Parser(prog=f"gpubp {command}", description=summary, allow_abbrev=False, **options)
+
+
+def _backend_option(parser: Any) -> None:
+    parser.add_argument("--backend", default="cpu", metavar="NAME", help="cpu, cuda or reference")
+
+
+def _train(summary: str) -> _Parser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _parser("train", summary, epilog=TRAIN_NOTES, formatter_class=raw)
+    add = parser.add_argument_group("data").add_argument
+    add("--data", metavar="DATA", help=DATA_HELP)
+
+    group = parser.add_argument_group("network")
+    add = group.add_argument
+    add("--sizes", metavar="N,N,...", help="neurons a layer (default: inputs,30,classes)")
+    add("--activation", metavar="NAME[,NAME...]",
+        help="for all layers, or one a layer with weights (default: sigmoid)")  # fmt: skip
+    add("--cost", metavar="NAME", help="quadratic (default), sum_squares, cross_entropy, "
+        "log_likelihood, huber")  # fmt: skip
+    add("--init", metavar="NAME", help="scaled (default), normal, glorot, he, lecun, orthogonal")
+    add("--dtype", metavar="NAME", help="float32 (default) or float64")
+    add("--rng", type=int, metavar="SEED", help="of weights and order of examples (default: 0)")
+    _backend_option(group)
+
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=int, default=30, metavar="N", help="in total (default: %(default)s)")
+    add("--batch-size", type=int, metavar="M", help="examples a mini-batch (default: 10)")
+    add("--learning-rate", type=float, default=3.0, metavar="ETA", help="(default: %(default)s)")
+    add("--schedule", default="constant", metavar="NAME", help="constant (default), step, "
+        "exponential, cosine, one_cycle, inverse_scaling, reduce_on_plateau")  # fmt: skip
+    add("--momentum", type=float, metavar="MU", help="in [0, 1) (default: 0)")
+    add("--nesterov", action="store_true", help="Nesterov's momentum")
+    add("--l2", type=float, default=0.0, metavar="X", help="coefficient of 1/2 ||w||^2")
+    add("--l1", type=float, default=0.0, metavar="X", help="coefficient of |w|")
+    add("--early-stopping", type=int, metavar="PATIENCE",
+        help="stop after so many epochs without a lower validation cost; keep the best weights"
+        )  # fmt: skip
+
+    add = parser.add_argument_group("files and output").add_argument
+    add("--save", metavar="FILE",
+        help="checkpoint, written while training, at the end and on Ctrl-C")  # fmt: skip
+    add("--resume", metavar="FILE", help="continue the run saved in FILE, up to --epochs in total")
+    add("--plot", metavar="FILE.png", help="learning curves")
+    add("--progress", action=argparse.BooleanOptionalAction,
+        help="progress bar on stderr (default: on a terminal only)")  # fmt: skip
+    add("--quiet", action="store_true", help="print the last line only")
+    return parser
+
+
+def _evaluate(summary: str) -> _Parser:
+    parser = _parser("evaluate", summary)
+    parser.add_argument("file", metavar="FILE", help="a checkpoint")
+    parser.add_argument("--data", metavar="DATA", help=DATA_HELP)
+    parser.add_argument("--part", default="test", metavar="NAME",
+                        help="test (default; of data in one part the sixth that training left "
+                        "out), train or all")  # fmt: skip
+    _backend_option(parser)
+    return parser
+
+
+def _predict(summary: str) -> _Parser:
+    parser = _parser("predict", summary)
+    parser.add_argument("file", metavar="FILE", help="a checkpoint")
+    parser.add_argument("--data", metavar="DATA", required=True,
+                        help="all rows of a .csv (with labels in front or without) or .npz file; "
+                        "of data with a test part, its test part; labels are ignored"
+                        )  # fmt: skip
+    parser.add_argument("--output", metavar="FILE.csv", help="instead of stdout")
+    parser.add_argument("--proba", action="store_true", help="add the probability of each class")
+    _backend_option(parser)
+    return parser
+
+
+def _data(summary: str) -> _Parser:
+    parser = _parser("data", summary)
+    parser.add_argument("--data", metavar="DATA", help=DATA_HELP)
+    parser.add_argument("--out", metavar="FOLDER", help="write it as four IDX .gz files")
+    return parser
+
+
+def _bench(summary: str) -> _Parser:
+    parser = _parser("bench", summary)
+    parser.add_argument("--epochs", type=int, default=5, metavar="N",
+                        help="timed, after one to warm up (default: %(default)s)")  # fmt: skip
+    _backend_option(parser)
+    return parser
+
+
+def _doctor(summary: str) -> _Parser:
+    return _parser("doctor", summary)
+
+
+# command: (its parser, the module with a function of its name, one line)
+_COMMANDS = {
+    "train": (_train, "train_command", "Train a network by mini-batch SGD."),
+    "evaluate": (_evaluate, "commands", "Cost, accuracy and confusions of a saved network."),
+    "predict": (_predict, "commands", "Predicted classes as CSV: index, class[, probabilities]."),
+    "data": (_data, "commands", "Show what a data set holds; write it as IDX files."),
+    "bench": (_bench, "commands", "Time two networks on this machine."),
+    "doctor": (_doctor, "doctor", "Versions, hardware, caches and a self-test."),
+}
+
+
+_REFUSALS = (ValueError, TypeError, OSError, MemoryError, BackendUnavailable)
+
+
+def _usage() -> str:
+    commands = "\n".join(f"  {name:9} {entry[2]}" for name, entry in _COMMANDS.items())
+    return (
+        "usage: gpubp [--version] [--help] COMMAND ...\n\n"
+        "Backpropagation for multilayer perceptrons.\n\n"
+        f"{commands}\n\n"
+        "'gpubp COMMAND --help' lists the options; 'gpubp train' trains at once.\n"
+    )
+
+
+def _run(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage(), end="")
+        return 0
+    if argv[0] == "--version":
+        print(f"gpubp {__version__}")
+        return 0
+    if argv[0] not in _COMMANDS:
+        raise unknown("command", argv[0], _COMMANDS)
+    make, module, summary = _COMMANDS[argv[0]]
+    parser = make(summary)
+    try:
+        args = parser.parse_strictly(argv[1:])
+    except SystemExit:  # --help, printed by argparse
+        return 0
+    args.default = parser.get_default
+    return int(getattr(import_module(f".{module}", __package__), argv[0])(args))
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyboardInterrupt):
+        return text or "interrupted"
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {text}" if text else "not enough memory"
+    if isinstance(error, OSError) and error.strerror and error.args[:1] == (error.errno,):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}"
+    return text or type(error).__name__
+
+
+def _attempt(argv: Sequence[str]) -> int:
+    try:
+        code = _run(argv)
+        print(end="", flush=True)  # here, where a failure can still be told
+        return code
+    except BrokenPipeError:
+        raise
+    except (*_REFUSALS, DivergenceError, KeyboardInterrupt) as error:
+        if os.environ.get("GPUBP_DEBUG") == "1":
+            raise
+        print(f"gpubp: {_sentence(error)}", file=sys.stderr, flush=True)
+        if isinstance(error, KeyboardInterrupt):
+            return 130
+        return 3 if isinstance(error, DivergenceError) else 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (see the module's docstring)."""
+    try:
+        code = _attempt(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:
+        code = 141
+    try:
+        print(end="", flush=True)
+    except OSError:
+        # What stdout still holds cannot be written: keep the interpreter from trying at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

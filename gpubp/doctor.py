@@ -1,0 +1,144 @@
+"""``gpubp doctor``: what is installed, what the machine has, and whether the CPU backend works."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from argparse import Namespace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import __version__
+from .commands import say
+from .errors import BackendUnavailable
+
+_PACKAGES = ("NumPy", "Numba", "llvmlite", "SciPy", "CuPy")
+_CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # the names CuPy is installed by
+_FEATURES = {
+    "avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512F", "neon": "NEON", "sve": "SVE",
+}  # fmt: skip
+_BOUND = 1e-10  # on the weights after a few float64 steps on both backends
+
+
+def doctor(args: Namespace) -> int:
+    """Print the report; 0 where the CPU backend computes what the reference computes, else 1."""
+    say(f"gpubp      {__version__}")
+    say(f"Python     {platform.python_version()} on {platform.platform()}")
+    for name in _PACKAGES:
+        say(f"{name:10} {_version(_CUPY if name == 'CuPy' else (name,))}")
+    for name, describe in _REPORT.items():
+        try:
+            say(f"{name:10} {describe()}")
+        except (ImportError, OSError, RuntimeError) as failure:  # what is broken is its subject
+            say(f"{name:10} unknown ({' '.join(str(failure).split())})")
+    try:
+        error = self_test()
+    except (ImportError, OSError, RuntimeError, ValueError) as failure:
+        say(f"self-test  FAIL: the CPU backend raised {type(failure).__name__}: {failure}")
+        return 1
+    passed = error <= _BOUND
+    verdict = "PASS" if passed else "FAIL"
+    say(f"self-test  {verdict}: backend cpu differs from reference by {error:.1e} in float64")
+    return 0 if passed else 1
+
+
+def self_test() -> float:
+    """The largest difference of any weight after 12 steps of one small network on both backends."""
+    from .network import Network
+
+    rng = np.random.default_rng(0)
+    x, y = rng.random((20, 7)), rng.integers(0, 3, 20)
+    flat = []
+    for backend in ("reference", "cpu"):
+        net = Network([7, 5, 3], backend=backend, dtype="float64", rng=1)
+        net.fit(x, y, epochs=3, batch_size=6, learning_rate=1.0, progress=False)
+        flat.append(net.parameters.flat)
+    return float(np.abs(flat[0] - flat[1]).max())
+
+
+def _version(names: tuple[str, ...]) -> str:
+    for name in names:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def _cpu_name() -> str:
+    linux = Path("/proc/cpuinfo")
+    for line in linux.read_text().splitlines() if linux.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _simd() -> str:
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    found = [label for name, label in _FEATURES.items() if features.get(name)]
+    return f"{', '.join(found) or 'none'} (LLVM target {binding.get_host_cpu_name()})"
+
+
+def _cores() -> str:
+    cores = os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    usable = len(affinity(0)) if affinity else cores
+    return f"{usable} of {cores} cores usable"
+
+
+def _blas() -> str:
+    built: Any = np.show_config(mode="dicts")
+    blas = built.get("Build Dependencies", {}).get("blas", {})
+    text = f"NumPy's {blas.get('name', 'unknown')} {blas.get('version', '')}".rstrip()
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return f"{text}; threads unknown (pip install threadpoolctl shows them)"
+    import_module("scipy.linalg")  # its BLAS is the one the CPU kernels call
+    found = import_module("threadpoolctl").threadpool_info()
+    pools = [pool for pool in found if pool["user_api"] == "blas"]
+    loaded = (f"{p['internal_api']} {p['version']}, {p['num_threads']} threads" for p in pools)
+    return f"{text}; loaded: {'; '.join(loaded)}"
+
+
+def _gpu() -> str:
+    from .backend import get_backend
+
+    try:
+        backend = get_backend("cuda")
+    except BackendUnavailable as error:
+        return str(error)
+    return f"backend {backend.name!r} is available"
+
+
+def _data_cache() -> str:
+    import pooch
+
+    return _size(Path(os.environ.get("GPUBP_DATA") or pooch.os_cache("gpubp")), "*")
+
+
+def _kernel_cache() -> str:
+    return _size(import_module("gpubp.kernels.cpu.elementwise").cache_folder(), "**/*")
+
+
+def _size(folder: Path, pattern: str) -> str:
+    if not folder.is_dir():
+        return f"{folder}, not there yet"
+    files = [file.stat().st_size for file in folder.glob(pattern) if file.is_file()]
+    return f"{folder}, {len(files)} files, {sum(files) / 2**20:.1f} MiB"
+
+
+_REPORT = {
+    "CPU": _cpu_name,
+    "SIMD": _simd,
+    "cores": _cores,
+    "BLAS": _blas,
+    "GPU": _gpu,
+    "data": _data_cache,
+    "kernels": _kernel_cache,
+}

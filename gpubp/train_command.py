@@ -1,0 +1,213 @@
+"""``gpubp train``: train a network on a data set, or continue to train a saved one."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+from argparse import Namespace
+from typing import Any
+
+import numpy as np
+
+from .activation import get_activation
+from .arrays import check_count
+from .backend import get_backend
+from .callbacks import EarlyStopping
+from .checkpoint import load
+from .commands import DataSet, Pair, check_writable, load_data, say, speed
+from .cost import get_cost
+from .errors import DivergenceError
+from .history import Epoch, History
+from .initialise import get_initialiser
+from .network import Network
+from .optimiser import UpdateRule
+from .schedule import Schedule, make_schedule
+
+_NETWORK_OPTIONS = ("sizes", "activation", "cost", "init", "dtype", "rng")
+_RUN_OPTIONS = ("data", "backend", "epochs", "learning_rate", "schedule", "nesterov", "l2", "l1",
+                "early_stopping", "plot")  # fmt: skip
+
+
+def train(args: Namespace) -> int:
+    """All that can be refused is refused before the data are read and before training begins."""
+    schedule = make_schedule(args.schedule, args.learning_rate, args.epochs)
+    callbacks = [EarlyStopping(args.early_stopping)] if args.early_stopping is not None else []
+    for path in (args.save, args.plot):
+        if path is not None:
+            check_writable(path)
+    if args.plot is not None:
+        from .plot import check_plot
+
+        check_plot(args.plot)
+    network_options = _network_options(args) if args.resume is None else None
+    net = None if args.resume is None else _saved_network(args)
+    args.batch_size = 10 if args.batch_size is None else args.batch_size
+    args.momentum = args.momentum or 0.0
+    check_count(args.epochs, "epochs", least=0)
+    check_count(args.batch_size, "batch_size")
+    UpdateRule(args.momentum, args.nesterov, args.l2, args.l1)
+
+    tell = (lambda text: None) if args.quiet else say
+    data = load_data(args.data)
+    tell(str(data))
+    if network_options is not None:
+        sizes = network_options.pop("sizes") or [data.inputs, 30, data.classes]
+        _check_sizes("--sizes", sizes, data)
+        net = Network(sizes, **network_options)
+    assert net is not None
+    if args.resume is not None:
+        _check_sizes(args.resume, net.sizes, data)
+    tell(str(net))
+    examples, validation = data.train, data.test
+    if callbacks or args.schedule == "reduce_on_plateau":
+        examples, validation = _hold_out(data)
+        tell(f"validation: the last {len(validation[1])} of the training examples, held out")
+
+    training = net.training
+    if training is not None and (training.stopped or training.epoch >= args.epochs):
+        tell(f"{args.resume} has finished its training: --epochs counts from its beginning")
+        if args.save is not None:
+            net.save(args.save)
+    else:
+        _fit(args, net, examples, validation, schedule, callbacks)
+    if args.save is not None:
+        tell(f"saved to {args.save}")
+    if args.plot is not None:
+        from .plot import plot_history
+
+        plot_history(net.history, args.plot)
+        tell(f"plotted to {args.plot}")
+    summary = [*_best(net.history, kept=bool(callbacks)), f"test {net.evaluate(*data.test)}"]
+    if len(net.history):
+        steps = -(-len(examples[1]) // args.batch_size)
+        summary.append(speed(statistics.median(net.history.seconds), steps, len(examples[1])))
+    say("  ".join(summary))
+    return 0
+
+
+def _fit(
+    args: Namespace, net: Network, examples: Pair, validation: Pair, schedule: Schedule,
+    callbacks: list[Any],
+) -> None:  # fmt: skip
+    """Train with a line an epoch; whatever ends it early, --save holds the state it leaves."""
+    progress = args.progress
+    if progress is None:
+        progress = not args.quiet and sys.stderr.isatty()
+    if not args.quiet:
+        write = say
+        if progress:
+            from tqdm import tqdm
+
+            def write(text: str) -> None:
+                tqdm.write(text)  # clears the bar, writes, and draws it again
+                sys.stdout.flush()
+
+        callbacks = [*callbacks, lambda training: write(str(training.history[-1]))]
+    try:
+        with np.errstate(all="ignore"):  # divergence is told in a sentence of its own
+            net.fit(
+                *examples, epochs=args.epochs, batch_size=args.batch_size,
+                learning_rate=schedule, momentum=args.momentum, nesterov=args.nesterov,
+                l2=args.l2, l1=args.l1, validation=validation, callbacks=callbacks,
+                progress=progress, checkpoint=args.save, resume=args.resume is not None,
+            )  # fmt: skip
+    except (KeyboardInterrupt, DivergenceError, BrokenPipeError) as error:
+        if args.save is not None and net.training is not None:
+            net.save(args.save)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        place = f"interrupted in epoch {net.training.epoch if net.training else 0}"
+        if args.save is not None:
+            raise KeyboardInterrupt(
+                f"{place}; saved to {args.save}: continue with {_resume_command(args)}"
+            ) from None
+        raise KeyboardInterrupt(f"{place}; nothing was saved, as --save was not given") from None
+
+
+def _network_options(args: Namespace) -> dict[str, Any]:
+    """The arguments of ``Network``, its names looked up now: a typo should not cost time."""
+    try:
+        sizes = [int(item) for item in args.sizes.split(",")] if args.sizes else None
+    except ValueError:
+        raise ValueError(f"--sizes {args.sizes} must be whole numbers as 784,30,10") from None
+    activations = [get_activation(name) for name in _split(args.activation or "sigmoid")]
+    return {
+        "sizes": sizes,
+        "activation": activations if len(activations) > 1 else activations[0],
+        "cost": get_cost(args.cost or "quadratic"),
+        "init": get_initialiser(args.init or "scaled"),
+        "dtype": args.dtype or "float32",
+        "rng": 0 if args.rng is None else args.rng,
+        "backend": get_backend(args.backend),
+    }
+
+
+def _split(text: str) -> list[str]:
+    """The items between commas; a comma inside parentheses belongs to a formula: max(z, 0)."""
+    items, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
+            items.append("")
+        else:
+            items[-1] += character
+    return [item.strip() for item in items]
+
+
+def _saved_network(args: Namespace) -> Network:
+    """The network in --resume, whose run gives --batch-size and --momentum their defaults."""
+    for name in _NETWORK_OPTIONS:
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} is part of {args.resume}: leave it out with --resume")
+    net = load(args.resume, args.backend)
+    if net.training is None:
+        raise ValueError(f"{args.resume} holds a network without training: nothing to resume")
+    for name in ("batch_size", "momentum"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(net.training, name))
+    return net
+
+
+def _check_sizes(what: str, sizes: Any, data: DataSet) -> None:
+    """The first size is the data's inputs, the last its classes (or 1 for two classes)."""
+    fitting = (1, 2) if data.classes == 2 else (data.classes,)
+    if len(sizes) < 2 or sizes[0] != data.inputs or sizes[-1] not in fitting:
+        raise ValueError(
+            f"{what} with sizes {','.join(map(str, sizes))} does not fit the data of {data.inputs} "
+            f"inputs and {data.classes} classes: the first size must be {data.inputs}, the last "
+            f"{data.classes}"
+        )
+
+
+def _hold_out(data: DataSet) -> tuple[Pair, Pair]:
+    """(the first five sixths of the training part, its last sixth)."""
+    x, y = data.train
+    cut = len(y) - max(1, len(y) // 6)
+    if not cut:
+        raise ValueError("one training example is too few to hold out a validation part")
+    return (x[:cut], y[:cut]), (x[cut:], y[cut:])
+
+
+def _best(history: History, kept: bool) -> list[str]:
+    """The best epoch in words: by validation cost where its weights were kept, else by accuracy."""
+    if not len(history):
+        return []
+    if kept:
+        best = min(history, key=_validation_cost)
+        return [f"best epoch {best.epoch} (validation cost {best.validation_cost:.6f}, kept)"]
+    best = max(history, key=lambda row: row.validation_accuracy or 0.0)
+    return [f"best epoch {best.epoch} (accuracy {100 * (best.validation_accuracy or 0.0):.2f}%)"]
+
+
+def _validation_cost(row: Epoch) -> float:
+    return float("inf") if row.validation_cost is None else row.validation_cost
+
+
+def _resume_command(args: Namespace) -> str:
+    words = ["gpubp", "train", "--resume", args.save, "--save", args.save]
+    for name in _RUN_OPTIONS:
+        value = getattr(args, name)
+        if value != args.default(name) or name == "epochs":
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)

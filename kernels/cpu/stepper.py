@@ -3,12 +3,12 @@
 The plain twin is ``kernels/reference.py``. Per mini-batch: gather the rows, forward, BP1, BP2,
 BP3, BP4 and the update, in buffers laid out once. BLAS does the products, with its alpha and beta
 carrying the rest: the bias is what z holds before ``z += a w^T`` (beta = 1), and for plain SGD
-with L2 the weight gradient is never stored, since
+the weight gradient is never stored, since
 
-    w <- (1 - eta l2) w - (eta/m) sum_x delta a^T          is one product with
-    beta = 1 - eta l2 and alpha = -eta/m.
+    w <- w - (eta/m) sum_x delta a^T          is one product with beta = 1 and alpha = -eta/m.
 
-With momentum or L1 the gradient goes to a buffer and one pass updates weights and velocity.
+With momentum or a penalty the gradient goes to a buffer and one pass updates weights and velocity.
+(L2 as beta = 1 - eta l2 would save that pass too, but in float32 a small eta l2 rounds away.)
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _run(order, eta, batch, sizes, w, v, g, x, one_is, labels, targets, y, a, z,
             total += m * _penalty(w, n_weights, l2, l1)
 
         # From the output back: BP2 with w^l as it was in the forward pass, then its update.
-        fused = v.size == 0 and l1 == zero
+        fused = g.size == 0
         for l in range(layers - 1, -1, -1):
             n_in, n_out = sizes[l], sizes[l + 1]
             below = at - batch * n_in
@@ -115,7 +115,7 @@ def _run(order, eta, batch, sizes, w, v, g, x, one_is, labels, targets, y, a, z,
             # BP3 and BP4, summed over the mini-batch, into the weights or into g.
             into = w if fused else g
             scale = -eta / T(m) if fused else one / T(m)
-            keep = one - eta * l2 if fused else zero
+            keep = one if fused else zero
             gemm(kernels[0], True, False, n_out, n_in, m, scale,
                  delta, at, n_out, a, below, n_in, keep, into, w_at, n_in)  # fmt: skip
             for j in range(n_out):
@@ -147,7 +147,7 @@ class Stepper:
         self._y = np.empty(plan.batch_size * plan.sizes[-1], dtype)
         self._a, self._z, self._delta = (np.empty(room, dtype) for _ in range(3))
         rule = plan.rule
-        buffered = bool(rule.momentum or rule.l1)
+        buffered = bool(rule.momentum or rule.penalised)
         self._gradient = np.empty(parameters.flat.size if buffered else 0, dtype)
         self._none = np.empty(0, dtype)
         hidden: list[int] = []

@@ -1,7 +1,9 @@
 """bench/results.csv: one row a measurement, with what is needed to judge it; README's tables.
 
 Every script in this folder answers one question, checks before it times, and appends its rows
-here. ``python bench/record.py`` writes the tables in README.md anew from the newest rows.
+here. ``python bench/record.py`` writes the tables in README.md anew from the newest rows. With
+GPUBP_RESULTS naming another file, rows and plots go there and beside it, and the tables are printed
+instead: trying a script never touches what is recorded.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "bench" / "results.csv"
+README = ROOT / "README.md"
+_ELSEWHERE = os.environ.get("GPUBP_RESULTS")
+RESULTS = Path(_ELSEWHERE) if _ELSEWHERE else ROOT / "bench" / "results.csv"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,29 @@ def device() -> str:
         found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
         name = found.group(1) if found else name
     return f"{' '.join(name.split())}, {os.cpu_count()} cores"
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """The environment in which every library here computes with so many threads.
+
+    For a process of its own: thread pools are set up once.
+    """
+    names = ("OMP", "OPENBLAS", "MKL", "NUMBA", "GPUBP")
+    environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in names}
+    if threads == 1:
+        environment["XLA_FLAGS"] = (
+            "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        )
+    return environment
+
+
+def thread_counts() -> list[int]:
+    """One thread, and as many as there are cores."""
+    return sorted({1, os.cpu_count() or 1})
+
+
+def threads_name(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def versions(packages: Iterable[str] = ("numpy", "numba", "scipy")) -> str:
@@ -125,21 +152,110 @@ def accuracy_table() -> str:
     return "\n".join([*lines, "", _where(rows)])
 
 
-TABLES: dict[str, Callable[[], str]] = {"accuracy": accuracy_table}
+def _three_digits(value: float) -> str:
+    """``value`` to three significant digits, and whole from 100 on."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def write_readme(path: Path = ROOT / "README.md") -> None:
-    """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end NAME -->``."""
+def _grid(rows: list[dict[str, str]]) -> tuple[dict[str, dict[str, dict[str, str]]], list[str]]:
+    """(case -> subject -> row, the subjects in order of writing)."""
+    cases: dict[str, dict[str, dict[str, str]]] = {}
+    for row in rows:
+        cases.setdefault(row["case"], {})[row["subject"]] = row
+    return cases, list(dict.fromkeys(row["subject"] for row in rows))
+
+
+def kernels_table() -> str:
+    """Each kernel's rate beside the plain NumPy expression's, and its share of the ceiling."""
+    rows = newest("kernels")
+    cases, subjects = _grid(rows)
+    lines = [
+        f"| kernel | {' | '.join(subjects)} | error, of NumPy's |",
+        f"|---|{'---|' * len(subjects)}---|",
+    ]
+    for case, found in cases.items():
+        cells = []
+        for subject in subjects:
+            if subject not in found:
+                cells.append("")
+                continue
+            rate = float(found[subject]["median"])
+            share = rate / float(found[f"ceiling, {subject.partition(', ')[2]}"]["median"])
+            percent = "" if subject.startswith("ceiling") else f" ({100 * share:.0f}%)"
+            cells.append(f"{_three_digits(rate)} {found[subject]['unit']}{percent}")
+        note = next(row["note"] for row in found.values() if row["subject"].startswith("gpubp"))
+        lines.append(f"| {case} | {' | '.join(cells)} | {note} |")
+    return "\n".join([*lines, "", _where(rows)])
+
+
+def scaling_table() -> str:
+    """Time a step and throughput over batch size and over width, and how far off the line."""
+    rows = newest("scaling")
+    cases, subjects = _grid([row for row in rows if row["metric"] == "step"])
+    heads = [f"{subject}: us a step | examples/s | off the line" for subject in subjects]
+    lines = [
+        f"| | {' | '.join(heads)} | what grows |",
+        f"|---|{'---|---|---|' * len(subjects)}---|",
+    ]
+    for case, found in cases.items():
+        cells, where = [], ""
+        for subject in subjects:
+            if subject not in found:
+                cells += ["", "", ""]
+                continue
+            off, batch, where = found[subject]["note"].split("; ", 2)
+            us = float(found[subject]["median"])
+            rate = int(batch.removeprefix("batch ")) / us * 1e6
+            cells += [_three_digits(us), f"{rate:,.0f}", off]
+        lines.append(f"| {case} | {' | '.join(cells)} | {where} |")
+    fits = [row for row in rows if row["metric"] == "line"]
+    fitted = [f"* {row['case']}, {row['subject']}: {row['note']}." for row in fits]
+    return "\n".join([*lines, "", *fitted, "", _where(rows)])
+
+
+def time_to_accuracy_table() -> str:
+    """Seconds of the whole process to the accuracy, fastest first."""
+    rows = newest("time_to_accuracy")
+    cases, _ = _grid(rows)
+    lines = ["| to | with | seconds | lowest to highest | in |", "|---|---|---|---|---|"]
+    for case, found in cases.items():
+        for row in sorted(found.values(), key=lambda row: float(row["median"])):
+            median, low, high = (float(row[name]) for name in ("median", "low", "high"))
+            lines.append(
+                f"| {case} | {row['subject']} | {median:.2f} | {low:.2f} to {high:.2f} "
+                f"| {row['note']} |"
+            )
+    return "\n".join([*lines, "", _where(rows)])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "accuracy": accuracy_table,
+    "kernels": kernels_table,
+    "scaling": scaling_table,
+    "time_to_accuracy": time_to_accuracy_table,
+}
+
+
+def write_readme(path: Path = README) -> None:
+    """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end NAME -->``.
+
+    Rows that are kept elsewhere are not README's: their tables are printed.
+    """
+    if _ELSEWHERE and path == README:
+        print(*(f"\n{name}\n{table()}" for name, table in TABLES.items() if newest(name)), sep="\n")
+        return
     text = path.read_text()
     for name, table in TABLES.items():
         begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
         if begin in text:
             before, _, rest = text.partition(begin)
+            if end not in rest:
+                raise ValueError(f"{path.name} has {begin!r} without {end!r} after it: add it")
             after = rest.partition(end)[2]
             text = f"{before}{begin}\n{table()}\n{end}{after}"
+            print(f"wrote the table {name!r} in {path.name}")
     path.write_text(text)
 
 
 if __name__ == "__main__":
     write_readme()
-    print(f"wrote the tables {', '.join(TABLES)} in README.md")

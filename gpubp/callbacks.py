@@ -17,6 +17,11 @@ class Callback:
     ``fit(callbacks=[...])`` is called as ``on_epoch``.
     """
 
+    remembers_best = False
+
+    def on_resume(self, training: Training) -> None:
+        """Before a resumed run goes on, ``training`` as it was left."""
+
     def on_epoch(self, training: Training) -> None:
         """After each epoch, when ``training.history[-1]`` is its row."""
 
@@ -40,6 +45,12 @@ class EarlyStopping(Callback):
         if monitor not in ("validation_cost", "validation_accuracy", "cost"):
             raise unknown("monitor", monitor, ("validation_cost", "validation_accuracy", "cost"))
         self.patience, self.monitor, self.min_delta = patience, monitor, min_delta
+
+    remembers_best = True
+
+    def on_resume(self, training: Training) -> None:
+        if training.step == 0 and len(training.history):
+            self.on_epoch(training)  # a run that had stopped has still stopped
 
     def on_epoch(self, training: Training) -> None:
         # Computed from the whole history each time: a resumed run decides as an unbroken one.

@@ -1,7 +1,7 @@
 """A network and its training in one file: what is stored, and how it is put together again.
 
 The file layer (atomic, strict) is :mod:`gpubp.tensorfile`. Arrays: ``weights.i``, ``biases.i``,
-and of a training run ``velocity``, ``best`` and ``history``. Everything else is in the JSON header.
+and of a training run ``velocity``, ``best``, ``last`` and ``history``. The rest is in the JSON header.
 Activations and costs of your own are stored as their formulas, never as code.
 """
 
@@ -96,22 +96,34 @@ def _state_from_json(state: Any) -> Any:
 
 
 def _history_to_array(history: History) -> np.ndarray[Any, Any]:
-    rows = [[np.nan if v is None else v for v in astuple(row)] for row in history]
-    return np.array(rows, np.float64).reshape(len(rows), len(fields(Epoch)))
+    """A row an epoch: its figures, then for each whether it is there."""
+    rows = [
+        [*(0 if v is None else v for v in astuple(row)), *(v is not None for v in astuple(row))]
+        for row in history
+    ]
+    return np.array(rows, np.float64).reshape(len(rows), 2 * len(fields(Epoch)))
 
 
 def _history_from_array(array: np.ndarray[Any, Any]) -> History:
+    n = len(fields(Epoch))
+    if array.ndim != 2 or array.shape[1] != 2 * n or array.dtype != np.float64:
+        raise ValueError(f"history of {array.dtype} and shape {array.shape}")
     rows = []
-    for epoch, cost, seconds, rate, *validation in array.tolist():
-        rows.append(
-            Epoch(int(epoch), cost, seconds, rate, *(None if v != v else v for v in validation))
-        )
+    for row in array.tolist():
+        values = [v if there else None for v, there in zip(row[:n], row[n:], strict=True)]
+        rows.append(Epoch(int(row[0]), *values[1:]))
     return History(rows)
 
 
 def save(network: Network, path: str | os.PathLike[str]) -> None:
     """Write network, generator and training state; on any failure the old file stays as it was."""
     asnumpy, parameters = network.backend.asnumpy, network.parameters
+    generator = type(network.rng.bit_generator).__name__
+    if generator not in _GENERATORS:
+        raise TypeError(
+            f"a network whose rng is a {generator} cannot be saved: give it one of "
+            f"{', '.join(_GENERATORS)}"
+        )
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     for name, layers in (("weights", network.weights), ("biases", network.biases)):
         tensors |= {f"{name}.{i}": asnumpy(array) for i, array in enumerate(layers)}
@@ -131,8 +143,9 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
         tensors["history"] = _history_to_array(training.history)
         if parameters.velocity is not None:
             tensors["velocity"] = asnumpy(parameters.velocity)
-        if training.best is not None:
-            tensors["best"] = asnumpy(training.best)
+        for name in ("best", "last"):
+            if getattr(training, name) is not None:
+                tensors[name] = asnumpy(getattr(training, name))
     write_tensors(path, tensors, header)
 
 
@@ -213,16 +226,13 @@ def _training(network: Network, stored: Mapping[str, Any], tensors: Mapping[str,
     if training.order_state is not None:
         _generator(stored["order_state"])  # refuse a state that would fail only when resumed
     flat = network.parameters.flat
-    for name in ("velocity", "best"):
+    for name in ("velocity", "best", "last"):
         if name in tensors:
             array = _tensor(tensors, name, network.dtype)
             if array.shape != flat.shape:
                 raise ValueError(f"{name} of shape {array.shape}, not {flat.shape}")
             array = network.backend.asarray(array)
-            if name == "velocity":
-                network.parameters.velocity = array
-            else:
-                training.best = array
+            setattr(network.parameters if name == "velocity" else training, name, array)
     if training.momentum and network.parameters.velocity is None:
         raise ValueError("a run with momentum but no velocity")
     return training

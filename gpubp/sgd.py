@@ -42,7 +42,8 @@ class Training:
 
     ``epoch`` and ``step`` count from 0 and name the next mini-batch; ``order_state`` is the
     generator's state from which this epoch's order was drawn; ``cost_sum`` and ``seconds`` add up
-    this epoch's finished mini-batches; ``best`` the flat weights that early stopping remembers.
+    this epoch's finished mini-batches. ``best`` are the flat weights that early stopping remembers;
+    once they have been restored, ``last`` are those that training ended with and resumes from.
     """
 
     network: Network
@@ -57,6 +58,7 @@ class Training:
     order_state: dict[str, Any] | None = None
     history: History = field(default_factory=History)
     best: Any = None
+    last: Any = None
     stopped: bool = False
 
     @property
@@ -94,7 +96,9 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
         hit = True
         signal.signal(signal.SIGINT, previous)
 
-    previous = signal.signal(signal.SIGINT, handler)
+    # None is a handler that was not installed from Python, and cannot be put back.
+    previous = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+    signal.signal(signal.SIGINT, handler)
     try:
         yield lambda: hit
     finally:
@@ -145,14 +149,14 @@ class _Loop:
         if self.parameters.velocity is not None:
             self.parameters.velocity[...] = velocity
 
-    def _rate(self, step: int) -> float:
+    def rate(self, step: int) -> float:
         """eta of this epoch's mini-batch ``step``, constant over 1/per_epoch of the epoch."""
         t, per_epoch = self.training, self.schedule.per_epoch
         rate = self.schedule.rate(t.epoch + step * per_epoch // t.steps / per_epoch, t.history)
-        if not 0 < rate < math.inf:
+        if not 0 <= rate < math.inf:
             raise ValueError(
                 f"the learning rate of epoch {t.epoch} is {rate!r}, but must be a finite number "
-                "above 0"
+                "that is not negative"
             )
         return float(rate)
 
@@ -166,17 +170,24 @@ class _Loop:
         """The rest of the present epoch, then its row of the history."""
         t, m = self.training, self.plan.batch_size
         while t.step < t.steps:
-            count, rate = self._count(), self._rate(t.step)
+            count, rate = self._count(), self.rate(t.step)
             piece = order[t.step * m : (t.step + count) * m]
-            snapshot = self._snapshot()
+            snapshot, counters = self._snapshot(), (t.step, t.cost_sum, t.seconds)
             started = time.perf_counter()
-            cost = self.stepper.run(piece, rate)
-            elapsed = time.perf_counter() - started
-            if not (math.isfinite(cost) and self._finite()):
+            try:
+                cost = self.stepper.run(piece, rate)
+                elapsed = time.perf_counter() - started
+                finite = math.isfinite(cost) and self._finite()
+                t.step += count
+                t.cost_sum += cost * len(piece)
+                t.seconds += elapsed
+            except BaseException:  # a second Ctrl-C, say: back to the step boundary before
+                self._restore(snapshot)
+                t.step, t.cost_sum, t.seconds = counters
+                raise
+            if not finite:
+                t.step, t.cost_sum, t.seconds = counters
                 self._diverged(snapshot, order, count, rate)
-            t.cost_sum += cost * len(piece)
-            t.step += count
-            t.seconds += elapsed
             if elapsed < _PIECE_SECONDS / 2 and count == self.pace:
                 self.pace *= 2
             elif elapsed > 2 * _PIECE_SECONDS:
@@ -186,7 +197,7 @@ class _Loop:
             self.bar.advance(t, len(piece))
             if interrupted() and t.step < t.steps:
                 raise KeyboardInterrupt
-        evaluation, rate = None, self._rate(t.steps - 1)
+        evaluation, rate = None, self.rate(t.steps - 1)
         if self.validation is not None:
             evaluation = self.network.evaluate_checked(*self.validation)
         t.history.append(
@@ -220,10 +231,8 @@ class _Loop:
             if math.isfinite(cost) and self._finite():
                 t.cost_sum += cost * len(rows)
                 continue
-            layer = None
-            for l, w in enumerate(self.parameters.weights):
-                if layer is None and not xp.isfinite(w).all():
-                    layer = l + 2
+            pairs = zip(self.parameters.weights, self.parameters.biases, strict=True)
+            finite = [bool(xp.isfinite(w).all() and xp.isfinite(b).all()) for w, b in pairs]
             self._restore(before)
             t.step = step
             if not math.isfinite(cost):
@@ -236,7 +245,7 @@ class _Loop:
                         bool(xp.isfinite(zl).all() and xp.isfinite(al).all())
                         for zl, al in zip(z, a, strict=True)
                     ]
-                layer = None if all(finite) else finite.index(False) + 2
+            layer = None if all(finite) else finite.index(False) + 2
             raise DivergenceError(t.epoch, step, layer, rate)
         raise RuntimeError(
             f"epoch {t.epoch}: a cost was not finite, but repeating its steps gave finite ones; "
@@ -306,15 +315,25 @@ def fit(
         training = _resumed(network, len(x), batch_size, rule)
     else:
         training = Training(network, len(x), batch_size, rule.momentum)
-        parameters.velocity = backend.xp.zeros_like(parameters.flat) if rule.momentum else None
     training.epochs, training.stopped = epochs, False
-    network.training = training
     plan = Plan(
         sizes, network.activations, network.cost, batch_size, dtype, rule, network.precision
     )
     loop = _Loop(
         training, plan, x, y, schedule, hooks, validation, checkpoint, _Bar(progress, training)
     )
+    if training.epoch < epochs:
+        loop.rate(training.step)  # what is wrong with the schedule is said before anything changes
+    if resume:
+        if training.last is not None:
+            parameters.flat[...], training.last = training.last, None
+        if not any(hook.remembers_best for hook in hooks):
+            training.best = None
+        for hook in hooks:
+            hook.on_resume(training)
+    else:
+        parameters.velocity = backend.xp.zeros_like(parameters.flat) if rule.momentum else None
+    network.training = training
     try:
         with _deferred_interrupt() as interrupted:
             while training.epoch < epochs and not training.stopped:
@@ -325,12 +344,13 @@ def fit(
                 if interrupted():
                     raise KeyboardInterrupt
                 loop.save(least_seconds=5.0)
-    except (KeyboardInterrupt, DivergenceError):
-        loop.save()
+    except BaseException:
+        loop.save()  # whatever happened, the run stands at a step boundary
         raise
     finally:
         loop.bar.close()
     if training.best is not None:
+        training.last = parameters.flat.copy()
         parameters.flat[...] = training.best
     loop.save()
     return training.history

@@ -182,3 +182,22 @@ def test_malformed_tensors(name: str, value: Any, tmp_path: Path) -> None:
     write_tensors(path, tensors, header)
     with pytest.raises(gpubp.DataFormatError, match="complete gpubp checkpoint"):
         gpubp.load(path)
+
+
+def test_nan_and_absent_validation_are_told_apart(tmp_path: Path) -> None:
+    net = trained()
+    assert net.training is not None
+    net.training.history.append(gpubp.Epoch(3, 0.5, 0.1, 0.3, float("nan"), None))
+    net.save(tmp_path / "net")
+    row = gpubp.load(tmp_path / "net").history[-1]
+    assert row.validation_cost != row.validation_cost
+    assert row.validation_accuracy is None
+
+
+def test_a_generator_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    class Mine(np.random.PCG64):
+        pass
+
+    net = gpubp.Network([4, 3], rng=np.random.Generator(Mine(1)))
+    with pytest.raises(TypeError, match="a network whose rng is a Mine cannot be saved"):
+        net.save(tmp_path / "net")

@@ -151,7 +151,7 @@ def test_learning_rate_callable_and_bad_values() -> None:
     history = network().fit(x, y, **FIT | {"learning_rate": lambda epoch: 1 / (1 + epoch)})
     np.testing.assert_allclose(history.learning_rate, [1, 1 / 2, 1 / 3, 1 / 4])
     for wrong in (0, -1, math.nan, math.inf, "fast", None, lambda epoch: -1.0):
-        with pytest.raises(ValueError, match=r"rate.*must be a finite number above 0"):
+        with pytest.raises(ValueError, match=r"rate.*must be a finite number"):
             network().fit(x, y, **FIT | {"learning_rate": wrong})
     with pytest.raises(ValueError, match="did you mean 'cosine'"):
         make_schedule("cosin", 1.0, 5)
@@ -350,6 +350,77 @@ def test_early_stopping_and_plateau_resume_as_unbroken(tmp_path: Path) -> None:
     history = resumed.fit(x, y, **settings(), resume=True)
     assert len(history) == len(expected)
     np.testing.assert_array_equal(resumed.parameters.flat, unbroken.parameters.flat)
+
+
+def test_resuming_after_early_stopping(tmp_path: Path) -> None:
+    """A stopped run stays stopped; with more patience, or without it, it goes on from its end."""
+    x, y = blobs()
+    other = np.where(np.arange(len(y)) < 60, (y + 1) % 3, y)
+
+    def fit(net: gpubp.Network, patience: int | None, epochs: int, **more: Any) -> gpubp.History:
+        callbacks = [] if patience is None else [gpubp.EarlyStopping(patience)]
+        return net.fit(
+            x, y, epochs=epochs, batch_size=10, learning_rate=1.0, momentum=0.5,
+            validation=(x, other), callbacks=callbacks, **more,
+        )  # fmt: skip
+
+    net, path = network(), tmp_path / "run"
+    stopped = fit(net, 3, 60, checkpoint=path)
+    assert 4 <= len(stopped) < 50
+    best = net.parameters.flat.copy()
+    again = gpubp.load(path)
+    assert len(fit(again, 3, 60, resume=True)) == len(stopped)
+    np.testing.assert_array_equal(again.parameters.flat, best)
+
+    unbroken, patient = network(), gpubp.load(path)
+    n = len(stopped) + 2
+    expected, went_on = fit(unbroken, 30, n), fit(patient, 30, n, resume=True)
+    assert went_on.validation_cost == expected.validation_cost
+    np.testing.assert_array_equal(patient.parameters.flat, unbroken.parameters.flat)
+
+    plain, without = network(), gpubp.load(path)
+    fit(plain, None, n)
+    fit(without, None, n, resume=True)
+    np.testing.assert_array_equal(without.parameters.flat, plain.parameters.flat)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_error_inside_a_piece_leaves_the_step_boundary(backend: str, tmp_path: Path) -> None:
+    """A second Ctrl-C may strike inside the stepper: its half-done piece is taken back."""
+    x, y = blobs()
+    net, unbroken, path = network(backend), network(backend), tmp_path / "run"
+    unbroken.fit(x, y, **FIT, momentum=0.9)
+    kernels = net.backend.kernels
+
+    class Broken(kernels.Stepper):  # type: ignore[name-defined,misc]
+        calls = 0
+
+        def run(self, order: Any, learning_rate: float) -> float:
+            cost = super().run(order, learning_rate)
+            Broken.calls += 1
+            if Broken.calls == 4:
+                raise KeyboardInterrupt
+            return float(cost)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "Stepper", Broken)
+        with pytest.raises(KeyboardInterrupt):
+            net.fit(x, y, **FIT, momentum=0.9, checkpoint=path)
+    resumed = gpubp.load(path, backend)
+    resumed.fit(x, y, **FIT, momentum=0.9, resume=True)
+    np.testing.assert_array_equal(resumed.parameters.flat, unbroken.parameters.flat)
+
+
+def test_a_schedule_may_reach_zero_and_a_bad_one_loses_nothing() -> None:
+    x, y = blobs()
+    net = network()
+    history = net.fit(x, y, epochs=5, batch_size=10, learning_rate=Cosine(0.1, 3))
+    assert history.learning_rate[3:] == [0.0, 0.0]
+    training, before = net.training, net.parameters.flat.copy()
+    with pytest.raises(ValueError, match="rate"):
+        net.fit(x, y, epochs=5, batch_size=10, learning_rate=lambda epoch: -1.0)
+    assert net.training is training
+    np.testing.assert_array_equal(net.parameters.flat, before)
 
 
 def test_resume_refuses_another_run(tmp_path: Path) -> None:

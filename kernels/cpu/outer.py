@@ -1,7 +1,9 @@
 """BP4 and BP3 summed over a mini-batch: sum_x delta a^T and sum_x delta.
 
-The plain twin is ``delta.T @ a, delta.sum(axis=0)``. The product is BLAS's; the column sums are
-taken in one pass over delta while it is in cache.
+The plain twin is ``delta.T @ a, delta.sum(axis=0)``. The product is BLAS's. The column sums are
+taken in one pass over delta while it is in cache, and in float64: the sum of many rows one after
+another would lose digits that NumPy's pairwise sum keeps, and in float64 it costs nothing, because
+the pass waits for memory. A product with a single column is such a sum too, and is done alike.
 """
 
 from __future__ import annotations
@@ -19,11 +21,20 @@ def _outer_sum(address, delta, a, product, column_sum):
     m, j = delta.shape
     k = a.shape[1]
     one, zero = delta.dtype.type(1), delta.dtype.type(0)
-    gemm(address, True, False, j, k, m, one, delta, 0, j, a, 0, k, zero, product, 0, k)
-    column_sum[:] = zero
+    if j > 1 and k > 1:
+        gemm(address, True, False, j, k, m, one, delta, 0, j, a, 0, k, zero, product, 0, k)
+    else:
+        wide_product = np.zeros((j, k))
+        for row in range(m):
+            for column in range(j):
+                for unit in range(k):
+                    wide_product[column, unit] += np.float64(delta[row, column]) * a[row, unit]
+        product[:] = wide_product
+    wide_sum = np.zeros(j)
     for row in range(m):
         for column in range(j):
-            column_sum[column] += delta[row, column]
+            wide_sum[column] += delta[row, column]
+    column_sum[:] = wide_sum
 
 
 def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:

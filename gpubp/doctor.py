@@ -123,7 +123,7 @@ def _data_cache() -> str:
 
 
 def _kernel_cache() -> str:
-    return _size(import_module("gpubp.kernels.cpu.elementwise").cache_folder(), "**/*")
+    return _size(import_module("gpubp.kernels.cpu.generated").cache_folder(), "**/*")
 
 
 def _size(folder: Path, pattern: str) -> str:

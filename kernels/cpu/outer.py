@@ -11,30 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from gpubp.kernels.cpu.intrinsics import gemm, gemm_address
-
-
-@njit(cache=True, nogil=True)
-def _outer_sum(address, delta, a, product, column_sum):
-    m, j = delta.shape
-    k = a.shape[1]
-    one, zero = delta.dtype.type(1), delta.dtype.type(0)
-    if j > 1 and k > 1:
-        gemm(address, True, False, j, k, m, one, delta, 0, j, a, 0, k, zero, product, 0, k)
-    else:
-        wide_product = np.zeros((j, k))
-        for row in range(m):
-            for column in range(j):
-                for unit in range(k):
-                    wide_product[column, unit] += np.float64(delta[row, column]) * a[row, unit]
-        product[:] = wide_product
-    wide_sum = np.zeros(j)
-    for row in range(m):
-        for column in range(j):
-            wide_sum[column] += delta[row, column]
-    column_sum[:] = wide_sum
+from gpubp.kernels.cpu.gemm import gemm_address
+from gpubp.kernels.cpu.generated import load_compiled
 
 
 def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
@@ -44,8 +23,11 @@ def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
         raise ValueError(f"delta {delta.shape} and a {a.shape} must be 2-D with equal rows")
     if delta.dtype != a.dtype or delta.dtype not in (np.float32, np.float64):
         raise TypeError(f"delta {delta.dtype} and a {a.dtype} must both be float32 or float64")
-    product = np.zeros((delta.shape[1], a.shape[1]), delta.dtype)
-    column_sum = np.zeros(delta.shape[1], delta.dtype)
+    shape = delta.shape[1], a.shape[1]
+    product, column_sum = np.zeros(shape, delta.dtype), np.zeros(shape[0], delta.dtype)
     if delta.size and a.size:
-        _outer_sum(gemm_address(delta.dtype.name), delta, a, product, column_sum)
+        load_compiled("contiguous").outer_sum(
+            gemm_address(delta.dtype.name), delta, a, product, column_sum,
+            np.zeros(shape if 1 in shape else (0, 0)), np.zeros(shape[0]),
+        )  # fmt: skip
     return product, column_sum

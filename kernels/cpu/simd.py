@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import operator
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,16 +45,18 @@ def _register_bytes() -> int:
 
 REGISTER_BYTES = _register_bytes()
 # AVX-512 and 64-bit ARM have 32 vector registers, SSE and AVX2 have 16.
-_arm = llvm.get_process_triple().startswith(("aarch64", "arm64"))
-REGISTERS = 32 if _arm or REGISTER_BYTES == 64 else 16
+_triple = llvm.get_process_triple()
+ARM = _triple.startswith(("aarch64", "arm64"))
+X86 = _triple.startswith(("x86", "i686", "amd64"))
+REGISTERS = 32 if ARM or REGISTER_BYTES == 64 else 16
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
-    """numba.extending.intrinsic, with a type that mypy can follow."""
-    return _intrinsic(function)
+    """numba.extending.intrinsic that sees constant arguments, with a type that mypy can follow."""
+    return _intrinsic(prefer_literal=True)(function)
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """``n`` elements of ``dtype`` in one value; ``dtype`` boolean is a mask."""
 
     def __init__(self, dtype: Any, n: int) -> None:
@@ -215,23 +216,38 @@ def first_lanes(typing: Any, like: Any, count: Any) -> Any:
     return Vector(types.boolean, like.n)(like, types.int64), lower
 
 
+def _sum_by_halves(builder: Any, total: Any, n: int) -> Any:
+    while n > 1:
+        n //= 2
+        low, high = (
+            builder.shuffle_vector(total, total, ir.Constant(ir.VectorType(I32, n), part))
+            for part in (list(range(n)), list(range(n, 2 * n)))
+        )
+        total = builder.fadd(low, high)
+    return builder.extract_element(total, ir.Constant(I32, 0))
+
+
 @intrinsic
 def lane_sum(typing: Any, value: Any) -> Any:
     """The sum of the lanes, by halves: a fixed order"""
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        total, n = args[0], value.n
-        while n > 1:
-            n //= 2
-            parts = [list(range(n)), list(range(n, 2 * n))]
-            low, high = (
-                builder.shuffle_vector(total, total, ir.Constant(ir.VectorType(I32, n), part))
-                for part in parts
-            )
-            total = builder.fadd(low, high)
-        return builder.extract_element(total, ir.Constant(I32, 0))
+        return _sum_by_halves(builder, args[0], value.n)
 
     return value.dtype(value), lower
+
+
+@intrinsic
+def lane_sum_float64(typing: Any, value: Any) -> Any:
+    """The sum of the lanes in float64, by halves: for sums of many terms"""
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        wide = args[0]
+        if value.dtype == types.float32:
+            wide = builder.fpext(wide, ir.VectorType(ir.DoubleType(), value.n))
+        return _sum_by_halves(builder, wide, value.n)
+
+    return types.float64(value), lower
 
 
 @intrinsic
@@ -295,188 +311,28 @@ for _op, _sign in (
 ):
     _comparison(_op, _sign)
 
-_YIELD = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-
 
 @intrinsic
-def barrier(typing: Any, state: Any, threads: Any, spins: Any) -> Any:
-    """Wait until all ``threads`` have called; True, or False once state[2] is set (abandoned).
-
-    ``state`` is an int64 array [arrived, generation, abandoned] shared by the threads, zero at
-    first. A waiting thread spins ``spins`` times with the processor's pause and from then on gives
-    its time slice away between looks, so that threads sharing a core still get through.
-    Everything written before the barrier is visible after it.
-    """
-
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        array, count, limit = args
-        where = [
-            pointer(context, builder, sig.args[0], array, ir.Constant(I64, i * 8)) for i in range(3)
-        ]
-        entry = builder.basic_block
-        last, wait, look, rest, calm, done = (
-            builder.append_basic_block(name)
-            for name in ("last", "wait", "look", "rest", "calm", "done")
-        )
-        one, zero = ir.Constant(I64, 1), ir.Constant(I64, 0)
-        generation = builder.load_atomic(where[1], "acquire", 8)
-        before = builder.atomic_rmw("add", where[0], one, "acq_rel")
-        is_last = builder.icmp_signed("==", builder.add(before, one), count)
-        builder.cbranch(is_last, last, wait)
-
-        builder.position_at_end(last)
-        builder.store_atomic(zero, where[0], "monotonic", 8)
-        builder.store_atomic(builder.add(generation, one), where[1], "release", 8)
-        builder.branch(done)
-
-        builder.position_at_end(wait)
-        spin = builder.phi(I64)
-        spin.add_incoming(zero, entry)
-        now = builder.load_atomic(where[1], "acquire", 8)
-        abandoned = builder.load_atomic(where[2], "acquire", 8)
-        builder.cbranch(builder.icmp_signed("!=", now, generation), done, look)
-
-        builder.position_at_end(look)
-        builder.cbranch(builder.icmp_signed("!=", abandoned, zero), done, rest)
-
-        builder.position_at_end(rest)
-        _pause(builder)
-        patient = builder.icmp_signed("<", spin, limit)
-        with builder.if_then(builder.not_(patient), likely=False):
-            kind = ir.FunctionType(I32, [])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, _YIELD), [])
-        builder.branch(calm)
-
-        builder.position_at_end(calm)
-        spin.add_incoming(builder.add(spin, one), calm)
-        builder.branch(wait)
-
-        builder.position_at_end(done)
-        result = builder.phi(I1)
-        result.add_incoming(ir.Constant(I1, 1), last)
-        result.add_incoming(ir.Constant(I1, 1), wait)
-        result.add_incoming(ir.Constant(I1, 0), look)
-        return result
-
-    return types.boolean(state, types.int64, types.int64), lower
+def lane_count(typing: Any, like: Any) -> Any:
+    """How many lanes the vectors of floats like ``like`` have: a constant of the machine code"""
+    return types.int64(like), lambda *args: ir.Constant(I64, lanes(like))
 
 
-def _pause(builder: Any) -> None:
-    """Tell the processor that this is a waiting loop."""
-    text = "yield" if _arm else "pause"
-    kind = ir.FunctionType(ir.VoidType(), [])
-    builder.call(ir.InlineAsm(kind, text, "~{memory}", side_effect=True), [])
+def _literal(dtype: Any) -> Any:
+    kind = vector(dtype)
+
+    @intrinsic
+    def literal(typing: Any, value: Any) -> Any:
+        """The vector whose lanes all are ``value``, a number rounded to the vector's precision"""
+        given = types.float64 if isinstance(types.unliteral(value), types.Float) else types.int64
+
+        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            number = context.cast(builder, args[0], given, kind.dtype)
+            return splat_ir(builder, number, kind.n)
+
+        return kind(given), lower
+
+    return literal
 
 
-@intrinsic
-def load_input(typing: Any, x: Any, offset: Any, count: Any, like: Any) -> Any:
-    """x[offset : offset + lanes] as floats like ``like``; lanes from ``count`` on are read as 0"""
-    kind = vector(like)
-    source = Vector(x.dtype, kind.n)
-
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address = pointer(context, builder, sig.args[0], args[0], args[1])
-        if isinstance(count, types.Literal):  # the whole vector
-            value = load_ir(builder, source, address)
-        else:
-            value = _load_part(builder, source, address, args[2])
-        if x.dtype == types.uint8:
-            wide = ir.VectorType(I32, kind.n)
-            value = builder.sitofp(builder.zext(value, wide), ir_type(kind))
-        return value
-
-    return kind(x, types.int64, count, like), lower
-
-
-@intrinsic
-def nonzero(typing: Any, x: Any, offset: Any, count: Any, like: Any) -> Any:
-    """The mask of x[offset : offset + lanes] != 0 (NaN counts); false from ``count`` on"""
-    n = lanes(like)
-    source = Vector(x.dtype, n)
-
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address = pointer(context, builder, sig.args[0], args[0], args[1])
-        if isinstance(count, types.Literal):
-            value = load_ir(builder, source, address)
-        else:
-            value = _load_part(builder, source, address, args[2])
-        zero = ir.Constant(value.type, None)
-        if x.dtype == types.uint8:
-            return builder.icmp_unsigned("!=", value, zero)
-        return builder.fcmp_unordered("!=", value, zero)
-
-    return Vector(types.boolean, n)(x, types.int64, count, like), lower
-
-
-def _load_part(builder: Any, kind: Vector, address: Any, count: Any) -> Any:
-    """The first ``count`` elements and zeros; memory behind them is not touched."""
-    index = ir.Constant(ir.VectorType(I64, kind.n), list(range(kind.n)))
-    mask = builder.icmp_signed("<", index, splat_ir(builder, count, kind.n))
-    where = builder.bitcast(address, ir_type(kind).as_pointer())
-    align = ir.Constant(I32, max(1, kind.dtype.bitwidth // 8))
-    args = [where, align, mask, ir.Constant(ir_type(kind), None)]
-    return llvm_call(builder, f"masked.load.{suffix(kind)}.p0", ir_type(kind), args)
-
-
-@intrinsic
-def no_lanes(typing: Any, like: Any) -> Any:
-    """The mask that holds nowhere"""
-    kind = Vector(types.boolean, lanes(like))
-    return kind(like), lambda context, builder, sig, args: ir.Constant(ir_type(kind), None)
-
-
-@intrinsic
-def count_lanes(typing: Any, mask: Any) -> Any:
-    """In how many lanes the mask holds"""
-
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = builder.zext(builder.bitcast(args[0], ir.IntType(mask.n)), I64)
-        return llvm_call(builder, "ctpop.i64", I64, [bits])
-
-    return types.int64(mask), lower
-
-
-@intrinsic
-def compress(typing: Any, value: Any, mask: Any) -> Any:
-    """The lanes of ``value`` where the mask holds, moved together at the front"""
-
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        name = f"experimental.vector.compress.{suffix(value)}"
-        rest = ir.Constant(ir_type(value), None)
-        return llvm_call(builder, name, ir_type(value), [*args, rest])
-
-    return value(value, mask), lower
-
-
-@intrinsic
-def steps(typing: Any, first: Any, step: Any, like: Any) -> Any:
-    """The int32 vector first, first + step, first + 2 step, ..., as wide as ``like``'s"""
-    kind = Vector(types.int32, lanes(like))
-
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        first, step = (splat_ir(builder, builder.trunc(arg, I32), kind.n) for arg in args[:2])
-        index = ir.Constant(ir_type(kind), list(range(kind.n)))
-        return builder.add(first, builder.mul(step, index))
-
-    return kind(types.int64, types.int64, like), lower
-
-
-@intrinsic
-def call_kernel(
-    typing: Any, address: Any, m: Any, step: Any, n: Any,
-    z: Any, z0: Any, a: Any, a0: Any, v: Any, v0: Any, y: Any, y0: Any, out: Any, out0: Any,
-) -> Any:  # fmt: skip
-    """``kernel(m, step, n, z, a, v, y, out) -> float64`` at ``address``; see ``blocks``."""
-    size = types.int64
-
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        where = [
-            pointer(context, builder, sig.args[i], args[i], args[i + 1])
-            for i in range(4, len(args), 2)
-        ]
-        kind = ir.FunctionType(ir.DoubleType(), [I64] * 3 + [p.type for p in where])
-        function = builder.inttoptr(args[0], kind.as_pointer())
-        return builder.call(function, [*args[1:4], *where])
-
-    pairs = [t for array in (z, a, v, y, out) for t in (array, size)]
-    return types.float64(size, size, size, size, *pairs), lower
+float32_vector, float64_vector = _literal(types.float32), _literal(types.float64)

@@ -6,14 +6,13 @@ columns, ``[chunk][example][CHUNK + LANES]``, from which columns without a nonze
 Weights are rows: row k holds the weights that leave unit k, padded to whole vectors.
 
     forward_tile    C[i, :] = sum_k A[i, k] B[k, :]                    z = a w^T,  BP2
-    update_tile     B[k, :] = keep B[k, :] + alpha sum_i A[i, k] D[i, :]      BP4 and its update
+    update_tile     B[k, :] += alpha sum_i A[i, k] D[i, :]      BP4 and its update
 
 Either keeps all its sums in registers and touches memory once; the sums run in a fixed order.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -79,136 +78,130 @@ class _Loop:
         return results
 
 
-@cache
-def forward_tile(rows: int, vectors: int, listed: bool) -> Any:
+@intrinsic
+def forward_tile(
+    typing: Any, rows: Any, vectors: Any, listed: Any,
+    a: Any, a0: Any, chunk_step: Any, chunks: Any, counts: Any, index: Any,
+    b: Any, b0: Any, ldb: Any, c: Any, c0: Any, c_step: Any,
+) -> Any:  # fmt: skip
     """C[i, :] = sum_k A[i, k] B[k, :] for ``rows`` examples and ``vectors`` vectors of columns.
 
-    ``listed``: A is in chunks, chunk q has ``counts[q]`` columns (a multiple of 2) whose rows of B
-    begin at the offsets ``index[q * (CHUNK + LANES) ...]``. Otherwise A is in blocks, B's rows are
-    ``ldb`` apart, and all ``chunks * LANES`` rows are read.
+    ``rows`` and ``vectors`` are tuples: their lengths count. ``listed``: A is in chunks, chunk q
+    has ``counts[q]`` columns (a multiple of 2) whose rows of B begin at the offsets
+    ``index[q * (CHUNK + LANES) ...]``. Otherwise A is in blocks, B's rows are ``ldb`` apart, and
+    all ``chunks * LANES`` of them are read.
     """
 
-    @intrinsic
-    def tile(
-        typing: Any, a: Any, a0: Any, chunk_step: Any, chunks: Any, counts: Any, index: Any,
-        b: Any, b0: Any, ldb: Any, c: Any, c0: Any, c_step: Any,
-    ) -> Any:  # fmt: skip
-        kind = vector(c.dtype)
-        n = kind.n
-        row_step = CHUNK + n if listed else n
+    sizes = rows, vectors, listed
+    rows, vectors, listed = len(rows), len(vectors), listed.literal_value
+    kind = vector(c.dtype)
+    n = kind.n
+    row_step = CHUNK + n if listed else n
 
-        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            chunk_step, chunks, ldb, c_step = args[2], args[3], args[8], args[11]
-            a, b, c = (
-                pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 6, 9)
-            )
-            counts, index = (
-                pointer(context, builder, sig.args[i], args[i], _int(0)) for i in (4, 5)
-            )
-            zero = ir.Constant(ir_type(kind), [0.0] * n)
-            outer = _Loop(
-                builder, chunks, [a, b, counts, index] + [zero] * (rows * vectors)
-            )
-            a, b, counts, index = outer.state[:4]
-            count = builder.sext(builder.load(counts), I64) if listed else _int(n)
-            inner = _Loop(builder, count, [a, b, index, *outer.state[4:]], 2)
-            a_k, b_k, index_k, *sums = inner.state
-            for k in range(2):
-                if listed:
-                    ahead = builder.sext(builder.load(_at(builder, index_k, k + _AHEAD)), I64)
-                    for j in range(vectors):
-                        line = _at(builder, _at(builder, b_k, ahead), j * n)
-                        prefetch_ir(builder, line, 3)
-                    offset = builder.sext(builder.load(_at(builder, index_k, k)), I64)
-                    row = _at(builder, b_k, offset)
-                else:
-                    row = b_k
-                    b_k = _at(builder, b_k, ldb)
-                right = [load_ir(builder, kind, _at(builder, row, j * n)) for j in range(vectors)]
-                for i in range(rows):
-                    left = builder.load(_at(builder, a_k, i * row_step + k))
-                    left = splat_ir(builder, left, n)
-                    for j in range(vectors):
-                        at = i * vectors + j
-                        sums[at] = fma_ir(builder, kind, left, right[j], sums[at])
-            _, b_end, _, *sums = inner.close(
-                [_at(builder, a_k, 2), b_k, _at(builder, index_k, 2), *sums]
-            )
-            following = [
-                _at(builder, a, chunk_step),
-                b if listed else b_end,
-                _at(builder, counts, 1),
-                _at(builder, index, CHUNK + n),
-            ]
-            sums = outer.close([*following, *sums])[4:]
-            for j in range(vectors):
-                column = _at(builder, c, builder.mul(c_step, _int(j)))
-                for i in range(rows):
-                    store_ir(builder, kind, sums[i * vectors + j], _at(builder, column, i * n))
-            return context.get_dummy_value()
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        chunk_step, chunks, ldb, c_step = args[5], args[6], args[11], args[14]
+        a, b, c = (pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (3, 9, 12))
+        counts, index = (pointer(context, builder, sig.args[i], args[i], _int(0)) for i in (7, 8))
+        zero = ir.Constant(ir_type(kind), [0.0] * n)
+        outer = _Loop(builder, chunks, [a, b, counts, index] + [zero] * (rows * vectors))
+        a, b, counts, index = outer.state[:4]
+        count = builder.sext(builder.load(counts), I64) if listed else _int(n)
+        inner = _Loop(builder, count, [a, b, index, *outer.state[4:]], 2)
+        a_k, b_k, index_k, *sums = inner.state
+        for k in range(2):
+            if listed:
+                ahead = builder.sext(builder.load(_at(builder, index_k, k + _AHEAD)), I64)
+                for j in range(vectors):
+                    line = _at(builder, _at(builder, b_k, ahead), j * n)
+                    prefetch_ir(builder, line, 3)
+                offset = builder.sext(builder.load(_at(builder, index_k, k)), I64)
+                row = _at(builder, b_k, offset)
+            else:
+                row = b_k
+                b_k = _at(builder, b_k, ldb)
+            right = [load_ir(builder, kind, _at(builder, row, j * n)) for j in range(vectors)]
+            for i in range(rows):
+                left = builder.load(_at(builder, a_k, i * row_step + k))
+                left = splat_ir(builder, left, n)
+                for j in range(vectors):
+                    at = i * vectors + j
+                    sums[at] = fma_ir(builder, kind, left, right[j], sums[at])
+        _, b_end, _, *sums = inner.close(
+            [_at(builder, a_k, 2), b_k, _at(builder, index_k, 2), *sums]
+        )
+        following = [
+            _at(builder, a, chunk_step),
+            b if listed else b_end,
+            _at(builder, counts, 1),
+            _at(builder, index, CHUNK + n),
+        ]
+        sums = outer.close([*following, *sums])[4:]
+        for j in range(vectors):
+            column = _at(builder, c, builder.mul(c_step, _int(j)))
+            for i in range(rows):
+                store_ir(builder, kind, sums[i * vectors + j], _at(builder, column, i * n))
+        return context.get_dummy_value()
 
-        size = types.int64
-        return types.void(
-            a, size, size, size, counts, index, b, size, size, c, size, size
-        ), lower  # fmt: skip
-
-    return tile
+    size = types.int64
+    return types.void(
+        *sizes, a, size, size, size, counts, index, b, size, size, c, size, size
+    ), lower  # fmt: skip
 
 
-@cache
-def update_tile(units: int, vectors: int, listed: bool) -> Any:
-    """B[k, :] = keep B[k, :] + alpha sum_i A[i, k] D[i, :] for ``units`` k, ``vectors`` vectors.
+@intrinsic
+def update_tile(
+    typing: Any, units: Any, vectors: Any, listed: Any,
+    a: Any, a0: Any, d: Any, d0: Any, d_step: Any, m: Any,
+    index: Any, i0: Any, b: Any, b0: Any, ldb: Any, alpha: Any,
+) -> Any:  # fmt: skip
+    """B[k, :] += alpha sum_i A[i, k] D[i, :] for ``units`` k and ``vectors`` vectors of columns.
 
     A at ``a0`` is the first of the units' columns. ``listed``: the rows of B begin at the offsets
-    ``index[i0 ...]``; otherwise they are ``ldb`` apart. With keep = 0, B may be uninitialised.
+    ``index[i0 ...]``; otherwise they are ``ldb`` apart.
     """
 
-    @intrinsic
-    def tile(
-        typing: Any, a: Any, a0: Any, d: Any, d0: Any, d_step: Any, m: Any,
-        index: Any, i0: Any, b: Any, b0: Any, ldb: Any, alpha: Any, keep: Any,
-    ) -> Any:  # fmt: skip
-        kind = vector(b.dtype)
-        n = kind.n
-        row_step = CHUNK + n if listed else n
+    sizes = units, vectors, listed
+    units, vectors, listed = len(units), len(vectors), listed.literal_value
+    kind = vector(b.dtype)
+    n = kind.n
+    row_step = CHUNK + n if listed else n
 
-        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            d_step, m, ldb, alpha, keep = args[4], args[5], args[10], args[11], args[12]
-            a, d, index, b = (
-                pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 2, 6, 8)
-            )
-            zero = ir.Constant(ir_type(kind), [0.0] * n)
-            columns = [_at(builder, d, builder.mul(d_step, _int(j))) for j in range(vectors)]
-            loop = _Loop(builder, m, [a, *columns] + [zero] * (units * vectors))
-            a, columns, sums = (
-                loop.state[0], loop.state[1 : vectors + 1], loop.state[vectors + 1 :],
-            )  # fmt: skip
-            right = [load_ir(builder, kind, column) for column in columns]
-            for k in range(units):
-                left = splat_ir(builder, builder.load(_at(builder, a, k)), n)
-                for j in range(vectors):
-                    at = k * vectors + j
-                    sums[at] = fma_ir(builder, kind, left, right[j], sums[at])
-            following = [_at(builder, a, row_step), *(_at(builder, x, n) for x in columns)]
-            sums = loop.close([*following, *sums])[vectors + 1 :]
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        d_step, m, ldb, alpha = args[7], args[8], args[13], args[14]
+        a, d, index, b = (
+            pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (3, 5, 9, 11)
+        )
+        zero = ir.Constant(ir_type(kind), [0.0] * n)
+        columns = [_at(builder, d, builder.mul(d_step, _int(j))) for j in range(vectors)]
+        targets = []
+        for k in range(units):
+            if listed:
+                offset = builder.sext(builder.load(_at(builder, index, k)), I64)
+            else:
+                offset = builder.mul(ldb, _int(k))
+            targets += [_at(builder, _at(builder, b, offset), j * n) for j in range(vectors)]
+        for where in targets:
+            prefetch_ir(builder, where, 3)
+        loop = _Loop(builder, m, [a, *columns] + [zero] * (units * vectors))
+        a, columns, sums = (
+            loop.state[0], loop.state[1 : vectors + 1], loop.state[vectors + 1 :],
+        )  # fmt: skip
+        right = [load_ir(builder, kind, column) for column in columns]
+        for k in range(units):
+            left = splat_ir(builder, builder.load(_at(builder, a, k)), n)
+            for j in range(vectors):
+                at = k * vectors + j
+                sums[at] = fma_ir(builder, kind, left, right[j], sums[at])
+        following = [_at(builder, a, row_step), *(_at(builder, x, n) for x in columns)]
+        sums = loop.close([*following, *sums])[vectors + 1 :]
 
-            alpha, old = splat_ir(builder, alpha, n), splat_ir(builder, keep, n)
-            for k in range(units):
-                if listed:
-                    offset = builder.sext(builder.load(_at(builder, index, k)), I64)
-                else:
-                    offset = builder.mul(ldb, _int(k))
-                row = _at(builder, b, offset)
-                for j in range(vectors):
-                    where = _at(builder, row, j * n)
-                    was = builder.fmul(old, load_ir(builder, kind, where))
-                    new = fma_ir(builder, kind, alpha, sums[k * vectors + j], was)
-                    store_ir(builder, kind, new, where)
-            return context.get_dummy_value()
+        alpha = splat_ir(builder, alpha, n)
+        for where, total in zip(targets, sums, strict=True):
+            new = fma_ir(builder, kind, alpha, total, load_ir(builder, kind, where))
+            store_ir(builder, kind, new, where)
+        return context.get_dummy_value()
 
-        size, element = types.int64, b.dtype
-        return types.void(
-            a, size, d, size, size, size, index, size, b, size, size, element, element
-        ), lower  # fmt: skip
-
-    return tile
+    size, element = types.int64, b.dtype
+    return types.void(
+        *sizes, a, size, d, size, size, size, index, size, b, size, size, element
+    ), lower  # fmt: skip

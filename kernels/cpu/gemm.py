@@ -1,7 +1,7 @@
-"""Calls that Numba has no word for: a C function by its address, and BLAS with alpha and beta.
+"""BLAS's general matrix product with alpha and beta, called from compiled code.
 
 Arrays are passed as (array, offset in elements), so that a part of one flat buffer costs no view.
-An address is a plain argument and not a constant, so that compiled callers can be cached on disk.
+The routine's address is a plain argument and no constant, so that compiled callers can be cached.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic
 from numba.extending import get_cython_function_address
 
-_INT, _INTP, _CHAR, _DOUBLE = ir.IntType(32), ir.IntType(64), ir.IntType(8), ir.DoubleType()
+_INT, _CHAR = ir.IntType(32), ir.IntType(8)
 
 
 @cache
@@ -27,28 +27,6 @@ def gemm_address(dtype: str) -> int:
 
 def _data(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
-
-
-@intrinsic
-def call_elementwise(typingctx, address, m, n, z, z0, a, a0, v, v0, y, y0, out, out0):
-    """``kernel(m, n, z, a, v, y, out) -> float64`` at ``address``; see ``elementwise``."""
-    signature = types.float64(
-        types.intp,
-        types.intp,
-        types.intp,
-        *(t for array in (z, a, v, y, out) for t in (array, types.intp)),
-    )
-
-    def codegen(context, builder, signature, args):
-        pointers = [
-            _data(context, builder, signature.args[i], args[i], args[i + 1])
-            for i in range(3, len(args), 2)
-        ]
-        function = ir.FunctionType(_DOUBLE, [_INTP, _INTP, *(p.type for p in pointers)])
-        pointer = builder.inttoptr(args[0], function.as_pointer())
-        return builder.call(pointer, [args[1], args[2], *pointers])
-
-    return signature, codegen
 
 
 @intrinsic

@@ -1,0 +1,336 @@
+"""Whole runs of mini-batches in one compiled call, on register tiles, by one or more threads.
+
+The plain twin is ``kernels/reference.py``. The weights live here as rows that leave a unit, padded
+to whole vectors, so that both products are outer products (see ``tile``). The inputs that are zero
+in a whole mini-batch are left out of layer 1, which is exact: by BP4 they have no gradient.
+
+Threads share the inputs of layer 1: thread t has the columns of every ``threads``-th group of
+GROUP, their rows of w^2, and so a part of z^2 = sum_t z_t. One barrier a mini-batch makes the parts
+known to all; everything after it each thread computes alike, in copies of its own, so that a
+number of threads fixes every bit of the result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from gpubp.kernels.cpu.calls import barrier, call_kernel
+from gpubp.kernels.cpu.rows import (
+    as_float,
+    compress,
+    count_lanes,
+    load_input,
+    no_lanes,
+    nonzero,
+    steps,
+    transpose,
+)
+from gpubp.kernels.cpu.simd import (
+    get,
+    lane_count,
+    lane_sum_float64,
+    load,
+    prefetch,
+    put,
+    select,
+    splat,
+    store,
+)
+from gpubp.kernels.cpu.tile import CHUNK, forward_tile, update_tile
+from gpubp.kernels.cpu.vmath import absolute
+
+GROUP = 64  # columns that go to one thread together: a cache line of uint8
+SPINS = 2000  # looks at the barrier before a waiting thread gives its time slice away
+
+# The columns of ``layers``, one row a layer of weights; offsets count elements.
+N_IN, N_OUT, W_STEP, W, WT_STEP, WT, B, Z, A, DELTA = range(10)
+FIELDS = 10
+
+_jit = njit(nogil=True, error_model="numpy", boundscheck=False)
+_cached_jit = njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
+
+
+@_jit
+def _pack(x, at, m, n_in, w_step, thread, threads, like, packed, chunk_step, index, counts):
+    """The thread's columns that are not zero in all m rows, as chunks; returns their number.
+
+    ``at`` holds where the rows begin in x. Column k's row of weights begins at k w_step; the
+    columns that fill a chunk to a multiple of 8 are zeros with the scratch row n_in + thread.
+    """
+    lanes = lane_count(like)
+    width = CHUNK + lanes
+    q, pos = 0, 0
+    for first in range(thread * GROUP, n_in, threads * GROUP):
+        for k in range(first, min(first + GROUP, n_in), lanes):
+            used = no_lanes(like)
+            whole = k + lanes <= n_in
+            if whole:
+                for i in range(m):
+                    used = used | nonzero(x, get(at, i) + k, 0, like)
+            else:
+                for i in range(m):
+                    used = used | nonzero(x, get(at, i) + k, n_in - k, like)
+            # No branch on what was found: it would be mispredicted as often as not.
+            count = count_lanes(used)
+            if pos + lanes > CHUNK:
+                _close_chunk(packed, q * chunk_step, index, q * width, pos, m, width, like,
+                             (n_in + thread) * w_step)  # fmt: skip
+                put(counts, q, np.int32((pos + 7) // 8 * 8))
+                q, pos = q + 1, 0
+            store(index, q * width + pos, compress(steps(k * w_step, w_step, like), used))
+            to = q * chunk_step + pos
+            if whole:
+                for i in range(m):
+                    row = load_input(x, get(at, i) + k, 0, like)
+                    store(packed, to + i * width, compress(row, used))
+            else:
+                for i in range(m):
+                    row = load_input(x, get(at, i) + k, n_in - k, like)
+                    store(packed, to + i * width, compress(row, used))
+            pos += count
+    _close_chunk(packed, q * chunk_step, index, q * width, pos, m, width, like,
+                 (n_in + thread) * w_step)  # fmt: skip
+    put(counts, q, np.int32((pos + 7) // 8 * 8))
+    return q + 1
+
+
+@_jit
+def _close_chunk(packed, start, index, index_start, pos, m, width, like, scratch):
+    zero = splat(like - like)
+    for i in range(m):
+        store(packed, start + i * width + pos, zero)
+    for k in range(8):
+        put(index, index_start + pos + k, np.int32(scratch))
+
+
+@_jit
+def _forward(rows, wide, listed, a, a0, chunk_step, chunks, counts, index, b, b0, ldb,
+             c, c0, step, m, blocks, zero):  # fmt: skip
+    """C = A B for m rows (rounded up to whole tiles) and all blocks of columns of C."""
+    lanes = lane_count(zero)
+    row_step = CHUNK + lanes if listed else lanes
+    j = 0
+    while j + len(wide) <= blocks:
+        for i in range(0, m, len(rows)):
+            forward_tile(rows, wide, listed, a, a0 + i * row_step, chunk_step, chunks,
+                         counts, index, b, b0 + j * lanes, ldb,
+                         c, c0 + j * step + i * lanes, step)  # fmt: skip
+        j += len(wide)
+    while j < blocks:
+        for i in range(0, m, len(rows)):
+            forward_tile(rows, (None,), listed, a, a0 + i * row_step, chunk_step, chunks,
+                         counts, index, b, b0 + j * lanes, ldb,
+                         c, c0 + j * step + i * lanes, step)  # fmt: skip
+        j += 1
+
+
+@_jit
+def _apply(w, v, g, start, count, eta, momentum, nesterov, l2, l1):
+    """The update rule on w[start : start + count], whole vectors; g is used up and left zero."""
+    zero = splat(eta - eta)
+    rate, mu, shrink, sparse = splat(eta), splat(momentum), splat(l2), splat(l1)
+    for i in range(start, start + count, lane_count(eta)):
+        weight, gradient = load(w, i), load(g, i)
+        store(g, i, zero)
+        if l2 != 0 or l1 != 0:
+            pull = select(weight > zero, sparse, select(weight < zero, -sparse, zero))
+            gradient = gradient + shrink * weight + pull
+        step = rate * gradient
+        if momentum != 0:
+            velocity = mu * load(v, i) - step
+            store(v, i, velocity)
+            store(w, i, weight + (mu * velocity - step if nesterov else velocity))
+        else:
+            store(w, i, weight - step)
+
+
+@_jit
+def _penalty(w, start, count, l2, l1):
+    """1/2 l2 ||w||^2 + l1 |w|_1 of w[start : start + count]; row sums are added in float64"""
+    squares, sizes = 0.0, 0.0
+    for i in range(start, start + count, lane_count(l2)):
+        weight = load(w, i)
+        squares += lane_sum_float64(weight * weight)
+        sizes += lane_sum_float64(absolute(weight))
+    return 0.5 * l2 * squares + l1 * sizes
+
+
+@_jit
+def _update(units, wide, listed, a, a0, d, d0, step, m, index, i0, b, b0, ldb, blocks, alpha):
+    """B[k, :] += alpha sum_i A[i, k] D[i, :] for one tile's k and all blocks of columns."""
+    lanes = lane_count(alpha)
+    j = 0
+    while j + len(wide) <= blocks:
+        update_tile(units, wide, listed, a, a0, d, d0 + j * step, step, m,
+                    index, i0, b, b0 + j * lanes, ldb, alpha)  # fmt: skip
+        j += len(wide)
+    while j < blocks:
+        update_tile(units, (None,), listed, a, a0, d, d0 + j * step, step, m,
+                    index, i0, b, b0 + j * lanes, ldb, alpha)  # fmt: skip
+        j += 1
+
+
+@_cached_jit
+def train(
+    thread, threads, state, rows, wide, units,
+    order, batch, eta, x, scale, labels, targets,
+    layers, w1, p, v1, v, g1, g, momentum, nesterov, l2, l1,
+    packed, chunk_step, index, counts, at, parts, step, y, kernels,
+):  # fmt: skip
+    """Train on ``order``; this thread's share of the summed objective, before each update.
+
+    ``rows``, ``wide``, ``units``: tuples whose lengths are the tile's examples, vectors and units.
+    ``layers`` (int64, one row of FIELDS a layer of weights) says where everything lies: the rows of
+    w^2 in ``w1``, shared by the threads; all else in ``p``, one a thread, with blocks ``step``
+    apart. ``parts`` [2][threads][blocks of z^2] is shared. ``kernels``: output, then
+    (sigma, hadamard) a layer, as addresses.
+    """
+    lanes = lane_count(eta)
+    depth = layers.shape[0]
+    n_first, n_last = layers[0, N_IN], layers[depth - 1, N_OUT]
+    one = as_float(1, eta)
+    zero = one - one
+    width = CHUNK + lanes
+    first_blocks = (layers[0, N_OUT] + lanes - 1) // lanes
+    # Plain SGD goes from the tile into the weights; momentum and penalties by way of g. (L2 as a
+    # factor 1 - eta l2 would not need g, but in float32 a small eta l2 rounds away.)
+    buffered = g1.size > 0
+    into1, into = (g1, g) if buffered else (w1, p)
+    total = 0.0
+    parity = 0
+    for start in range(0, order.size, batch):
+        m = min(batch, order.size - start)
+        for i in range(m):
+            put(at, i, get(order, start + i) * n_first)
+        chunks = _pack(x, at, m, n_first, layers[0, W_STEP], thread, threads, eta,
+                       packed, chunk_step, index, counts)  # fmt: skip
+        mine = (parity * threads + thread) * first_blocks * step
+        _forward(rows, wide, True, packed, 0, chunk_step, chunks, counts, index,
+                 w1, 0, layers[0, W_STEP], parts, mine, step, m, first_blocks, zero)  # fmt: skip
+
+        # The targets, while the other threads arrive.
+        last_blocks = (n_last + lanes - 1) // lanes
+        if labels.size:
+            none = splat(zero)
+            for j in range(last_blocks):
+                for i in range(m):
+                    store(y, j * step + i * lanes, none)
+            for i in range(m):
+                label = labels[get(order, start + i)]
+                put(y, label // lanes * step + i * lanes + label % lanes, one)
+        else:
+            for i in range(m):
+                row = get(order, start + i) * n_last
+                for j in range(n_last):
+                    put(y, j // lanes * step + i * lanes + j % lanes, get(targets, row + j))
+
+        if threads > 1 and not barrier(state, threads, SPINS):
+            return total
+
+        # Forward: z^l = w^l a^{l-1} + b^l, a^l = sigma(z^l).
+        for l in range(depth):
+            n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
+            z, a, bias = layers[l, Z], layers[l, A], layers[l, B]
+            blocks = (n_out + lanes - 1) // lanes
+            if l == 0:
+                factor = splat(scale)
+                for j in range(blocks):
+                    shift = load(p, bias + j * lanes)
+                    for i in range(m):
+                        here = (parity * threads * blocks + j) * step + i * lanes
+                        total_z = load(parts, here)
+                        for t in range(1, threads):
+                            total_z = total_z + load(parts, here + t * blocks * step)
+                        store(p, z + j * step + i * lanes, factor * total_z + shift)
+            else:
+                _forward(rows, wide, False, p, layers[l - 1, A], step, (n_in + lanes - 1) // lanes,
+                         counts, index, p, layers[l, W], layers[l, W_STEP], p, z, step,
+                         m, blocks, zero)  # fmt: skip
+                for j in range(blocks):
+                    shift = load(p, bias + j * lanes)
+                    for i in range(m):
+                        here = z + j * step + i * lanes
+                        store(p, here, load(p, here) + shift)
+            call_kernel(kernels[1 + 2 * l], m, step, n_out, p, z, p, a, p, z, y, 0, p, z)
+        parity = 1 - parity
+
+        # BP1, and the cost before the update.
+        delta = layers[depth - 1, DELTA]
+        cost = call_kernel(kernels[0], m, step, n_last, p, layers[depth - 1, Z],
+                           p, layers[depth - 1, A], p, delta, y, 0, p, delta)  # fmt: skip
+        if thread == 0:
+            total += cost
+        if l2 != zero or l1 != zero:
+            for first in range(thread * GROUP, n_first, threads * GROUP):
+                count = (min(first + GROUP, n_first) - first) * layers[0, W_STEP]
+                total += m * _penalty(w1, first * layers[0, W_STEP], count, l2, l1)
+            for l in range(1, depth if thread == 0 else 1):
+                size = (layers[l, N_IN] + lanes - 1) // lanes * lanes * layers[l, W_STEP]
+                total += m * _penalty(p, layers[l, W], size, l2, l1)
+
+        # From the output back: BP2 with w^l as it was in the forward pass, then its update.
+        alpha = (one if buffered else -eta) / as_float(m, eta)
+        for l in range(depth - 1, 0, -1):
+            n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
+            delta, below = layers[l, DELTA], layers[l - 1, DELTA]
+            blocks, blocks_in = (n_out + lanes - 1) // lanes, (n_in + lanes - 1) // lanes
+            _forward(rows, wide, False, p, delta, step, blocks, counts, index,
+                     p, layers[l, WT], layers[l, WT_STEP], p, below, step,
+                     m, blocks_in, zero)  # fmt: skip
+            call_kernel(kernels[2 * l], m, step, n_in, p, layers[l - 1, Z], p, layers[l - 1, A],
+                        p, below, y, 0, p, below)  # fmt: skip
+            w_step = layers[l, W_STEP]
+            size = blocks_in * lanes * w_step
+            for k in range(0, n_in, len(units)):
+                a = layers[l - 1, A] + k // lanes * step + k % lanes
+                row = layers[l, W] + k * w_step
+                _update(units, wide, False, p, a, p, delta, step, m,
+                        index, 0, into, row, w_step, blocks, alpha)  # fmt: skip
+            if buffered:
+                _apply(p, v, g, layers[l, W], size, eta, momentum, nesterov, l2, l1)
+            for k in range(0, n_in, lanes):
+                for j in range(0, n_out, lanes):
+                    there = layers[l, WT] + j * layers[l, WT_STEP] + k
+                    transpose(p, layers[l, W] + k * w_step + j, w_step,
+                              p, there, layers[l, WT_STEP])  # fmt: skip
+
+        # BP3.
+        for l in range(depth):
+            for j in range((layers[l, N_OUT] + lanes - 1) // lanes):
+                column = splat(zero)
+                for i in range(m):
+                    column = column + load(p, layers[l, DELTA] + j * step + i * lanes)
+                here = layers[l, B] + j * lanes
+                store(into, here, load(into, here) + splat(alpha) * column)
+                if buffered:
+                    _apply(p, v, g, here, lanes, eta, momentum, nesterov, zero, zero)
+
+        # BP4 of layer 1, and between its tiles the next mini-batch's rows into the cache.
+        coming = min(batch, order.size - start - m)
+        delta, w_step = layers[0, DELTA], layers[0, W_STEP]
+        alpha1 = alpha * scale
+        tiles = 1
+        for q in range(chunks):
+            tiles += counts[q] // len(units)
+        each = (coming + tiles - 1) // tiles  # rows to ask for at a time ...
+        pause = tiles // (coming + 1)  # ... and tiles between them
+        asked, wait = 0, 0
+        for q in range(chunks):
+            for k in range(0, counts[q], len(units)):
+                wait -= 1
+                if wait < 0 and asked < coming:
+                    for i in range(asked, min(asked + each, coming)):
+                        row = get(order, start + m + i) * n_first
+                        for line in range(thread * GROUP, n_first, threads * GROUP):
+                            prefetch(x, row + line, 2)
+                    asked += each
+                    wait = pause
+                a = q * chunk_step + k
+                _update(units, wide, True, packed, a, p, delta, step, m,
+                        index, q * width + k, into1, 0, w_step, first_blocks, alpha1)  # fmt: skip
+        if buffered:
+            for first in range(thread * GROUP, n_first, threads * GROUP):
+                count = (min(first + GROUP, n_first) - first) * w_step
+                _apply(w1, v1, g1, first * w_step, count, eta, momentum, nesterov, l2, l1)
+    return total

@@ -1,0 +1,181 @@
+"""The tiled engine behind the contract's ``Stepper``: layout, threads, and copies in and out."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from gpubp.kernels.cpu import blocks, simd
+from gpubp.kernels.cpu.generated import load_compiled
+from gpubp.kernels.cpu.tile import CHUNK
+from gpubp.parameters import Parameters
+from gpubp.plan import Plan
+
+_LINE = 64  # bytes of a cache line: a vector that straddles two costs twice
+_FLOPS_PER_CALL = 3e9  # one compiled call then takes about 0.03 s, and 0.2 s on a slow machine
+
+
+def aligned(shape: int | tuple[int, ...], dtype: Any) -> Any:
+    """Zeros that begin at a cache line."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(size + _LINE, np.uint8)
+    start = -raw.ctypes.data % _LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def tile_shape(batch: int, dtype: Any) -> tuple[int, int, int]:
+    """(examples, vectors, units) of the tiles: full registers, few empty rows."""
+    if simd.REGISTERS == 16:
+        return (4 if batch > 3 else 1), 2, min(4, simd.lanes(dtype))
+    # The tile that wastes the fewest rows; of few sizes, because each is compiled once more.
+    choices = [rows for rows in (1, 2, 4, 8, 10, 12) if rows <= batch]
+    rows = min(choices, key=lambda r: (-(-batch // r) * r * (1 + 1 / r), -r))
+    vectors = 2 if rows > 6 else 4
+    return rows, vectors, min(8 if vectors == 2 else 4, simd.lanes(dtype))
+
+
+class TiledStepper:
+    """Mini-batch SGD on register tiles; what it computes is defined by the reference's Stepper.
+
+    x is (n, n_1) of the plan's dtype or uint8; y is (n,) labels or (n, n_L) targets; all C-ordered.
+    A given number of ``threads`` gives the same bits in every run.
+    """
+
+    def __init__(
+        self, plan: Plan, parameters: Parameters, x: Any, y: Any, threads: int = 1
+    ) -> None:
+        self.plan, self.parameters, self.threads = plan, parameters, threads
+        self._engine = engine = load_compiled("engine")
+        dtype = np.dtype(plan.dtype)
+        number = types.float32 if dtype == np.float32 else types.float64
+        lanes, sizes = simd.lanes(number), plan.sizes
+        rows, vectors, units = tile_shape(plan.batch_size, number)
+        self._shape = (None,) * rows, (None,) * vectors, (None,) * units
+        room = -(-plan.batch_size // rows) * rows
+        self._step = room * lanes
+
+        def up(n: int) -> int:
+            return -(-n // lanes) * lanes
+
+        # Where everything lies: parameters first, then z, a and delta of every layer.
+        depth = len(sizes) - 1
+        self._layers = layers = np.zeros((depth, engine.FIELDS), np.int64)
+        end = 0
+        for l, (n_in, n_out) in enumerate(pairwise(sizes)):
+            layers[l, [engine.N_IN, engine.N_OUT, engine.W_STEP]] = n_in, n_out, up(n_out)
+            layers[l, engine.B], end = end, end + up(n_out)
+            if l > 0:
+                layers[l, engine.W], end = end, end + up(n_in) * up(n_out)
+        self._n_parameters = end
+        for l, (n_in, n_out) in enumerate(pairwise(sizes)):
+            layers[l, [engine.WT, engine.WT_STEP]] = end, up(n_in)
+            end += up(n_in) * up(n_out) if l > 0 else 0
+            for field in (engine.Z, engine.A, engine.DELTA):
+                layers[l, field], end = end, end + up(n_out) * room
+
+        self._p = [aligned(end, dtype) for _ in range(threads)]
+        self._w1 = aligned((sizes[0] + threads, up(sizes[1])), dtype)
+        rule, none = plan.rule, np.zeros(0, dtype)
+        moving, buffered = bool(rule.momentum), bool(rule.momentum or rule.penalised)
+        self._v1 = aligned(self._w1.shape, dtype) if moving else none
+        self._g1 = aligned(self._w1.shape, dtype) if buffered else none
+        n_v, n_g = (self._n_parameters if flag else 0 for flag in (moving, buffered))
+        self._v = [aligned(n_v, dtype) for _ in range(threads)]
+        self._g = [aligned(n_g, dtype) for _ in range(threads)]
+
+        chunks = -(-sizes[0] // (CHUNK - lanes)) + 1
+        self._chunk_step = room * (CHUNK + lanes)
+        self._packed = [aligned(chunks * self._chunk_step, dtype) for _ in range(threads)]
+        # A few zeros more, because the tiles look ahead in the list.
+        self._index = [aligned(chunks * (CHUNK + lanes) + 64, np.int32) for _ in range(threads)]
+        self._counts = [aligned(chunks + 1, np.int32) for _ in range(threads)]
+        self._at = [aligned(plan.batch_size, np.int64) for _ in range(threads)]
+        self._parts = aligned(2 * threads * up(sizes[1]) * room, dtype)
+        self._y = [aligned(up(sizes[-1]) * room, dtype) for _ in range(threads)]
+        self._state = aligned(24, np.int64)
+
+        self._x = x.reshape(-1)
+        self._scale = dtype.type(1 / 255 if x.dtype == np.uint8 else 1)
+        self._labels = y.astype(np.int64, copy=False) if y.ndim == 1 else np.zeros(0, np.int64)
+        self._targets = none if y.ndim == 1 else y.astype(dtype, copy=False).reshape(-1)
+        self._kernels = blocks.stepper_kernels(plan)
+        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        work = 6 * plan.batch_size * sum(a * b for a, b in pairwise(sizes))
+        self._piece = plan.batch_size * max(1, int(_FLOPS_PER_CALL / work))
+
+    def run(self, order: Any, learning_rate: float) -> float:
+        """Train on the examples of ``order``; the mean of their objective before each update."""
+        order = np.ascontiguousarray(order, np.int64)
+        self._copy(inward=True)
+        total = 0.0
+        try:
+            for start in range(0, len(order), self._piece):
+                total += self._run(order[start : start + self._piece], learning_rate)
+        finally:
+            self._copy(inward=False)
+        return total / len(order)
+
+    def _run(self, order: Any, learning_rate: float) -> float:
+        self._state[:] = 0
+        if self._pool is None:
+            return self._train(0, order, learning_rate)
+        others = [
+            self._pool.submit(self._train, thread, order, learning_rate)
+            for thread in range(1, self.threads)
+        ]
+        try:
+            total = self._train(0, order, learning_rate)
+        finally:
+            # Reached late only if this thread was interrupted before its part: nobody waits for it.
+            self._state[16] = 1
+            parts = [other.result() for other in others]
+        return total + sum(parts)
+
+    def _train(self, thread: int, order: Any, learning_rate: float) -> float:
+        rule, number = self.plan.rule, np.dtype(self.plan.dtype).type
+        return float(
+            self._engine.train(
+                thread, self.threads, self._state, *self._shape,
+                order, self.plan.batch_size, number(learning_rate),
+                self._x, self._scale, self._labels, self._targets, self._layers,
+                self._w1.reshape(-1), self._p[thread], self._v1.reshape(-1), self._v[thread],
+                self._g1.reshape(-1), self._g[thread], number(rule.momentum), rule.nesterov,
+                number(rule.l2), number(rule.l1),
+                self._packed[thread], self._chunk_step, self._index[thread],
+                self._counts[thread], self._at[thread], self._parts, self._step,
+                self._y[thread], self._kernels,
+            )
+        )  # fmt: skip
+
+    def _copy(self, inward: bool) -> None:
+        """Parameters and velocity into the engine's layout, or back."""
+        self._copy_flat(self.parameters.flat, self._w1, self._p, inward)
+        if self.parameters.velocity is not None and self._v1.size:
+            self._copy_flat(self.parameters.velocity, self._v1, self._v, inward)
+
+    def _copy_flat(self, flat: Any, first: Any, copies: list[Any], inward: bool) -> None:
+        engine, sizes = self._engine, self.plan.sizes
+        weights, biases = self.parameters.views(flat)
+        for private in copies if inward else copies[:1]:
+            for l, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+                n_in, n_out = sizes[l], sizes[l + 1]
+                at, step = self._layers[l, [engine.W, engine.W_STEP]]
+                rows = first if l == 0 else private[at : at + n_in * step].reshape(n_in, step)
+                mine = rows[:n_in, :n_out]
+                b_at = self._layers[l, engine.B]
+                my_bias = private[b_at : b_at + n_out]
+                if inward:
+                    mine[:], my_bias[:] = weight.T, bias
+                else:
+                    weight[:], bias[:] = mine.T, my_bias
+            if inward and private.size > self._n_parameters:
+                for l in range(1, len(weights)):
+                    n_in, n_out = sizes[l], sizes[l + 1]
+                    at, step = self._layers[l, [engine.WT, engine.WT_STEP]]
+                    transposed = private[at : at + n_out * step].reshape(n_out, step)
+                    transposed[:, :n_in] = weights[l]

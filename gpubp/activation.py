@@ -4,21 +4,21 @@ An elementwise activation is two formulas in the language of :mod:`gpubp.express
 z, and ``sigma_prime`` in z and a = sigma(z), because for several of them a is the cheaper and the
 more exact way (sigmoid: a(1 - a)). Every backend compiles or evaluates these same formulas.
 
-Each form below is finite for every finite z, in float32 and float64: where exp overflows it stands
+Each form below is finite wherever its value fits float32 or float64: where exp overflows it stands
 in a denominator or in an untaken branch, and expm1 and erfc keep the digits that exp(z) - 1 and
 1 + erf(z) lose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from .errors import unknown
+from .errors import is_name, unknown
 from .expression import Expression, check_derivative
 
 # SELU's two constants (Klambauer et al., 2017): the fixed point of mean 0, variance 1.
@@ -120,7 +120,7 @@ def get_activation(activation: str | Activation | Softmax) -> Activation | Softm
         )
     if activation in ACTIVATIONS:
         return ACTIVATIONS[activation]
-    if not activation.strip() or activation.isidentifier():
+    if is_name(activation):
         raise unknown("activation", activation, ACTIVATIONS)
     return define_activation(activation, activation)
 
@@ -129,7 +129,7 @@ def get_activations(
     activation: str | Activation | Softmax | Sequence[str | Activation | Softmax], layers: int
 ) -> tuple[Activation | Softmax, ...]:
     """One activation a layer with weights: one for all, or a sequence of ``layers`` of them."""
-    if isinstance(activation, str | Activation | Softmax):
+    if isinstance(activation, str) or not isinstance(activation, Iterable):
         return (get_activation(activation),) * layers
     found = tuple(get_activation(item) for item in activation)
     if len(found) != layers:

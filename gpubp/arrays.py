@@ -32,7 +32,9 @@ def as_array(xp: ModuleType, value: Any, name: str) -> Any:
             try:
                 array = np.asarray(value)
             except (ValueError, RuntimeError, TypeError) as error:
-                raise ValueError(f"{name} does not form an array: {error}") from error
+                tensor = hasattr(value, "detach")
+                remedy = f"pass {name}.detach()" if tensor else "make all its rows of one length"
+                raise ValueError(f"{name} does not form an array: {remedy}") from error
         else:
             array = np.from_dlpack(value)
     elif on_gpu or not hasattr(value, "__dlpack__"):
@@ -53,7 +55,7 @@ def row_chunks(rows: int, bytes_per_row: int) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
-def _check_finite(xp: ModuleType, array: Any, name: str) -> None:
+def check_finite(xp: ModuleType, array: Any, name: str) -> None:
     if array.dtype.kind != "f" or not array.size:
         return
     for rows in row_chunks(len(array), array[:1].nbytes):
@@ -71,7 +73,7 @@ def _converted(xp: ModuleType, array: Any, dtype: Any, name: str) -> Any:
     with np.errstate(over="ignore"):  # a value beyond float32's range becomes infinite ...
         converted = array.astype(dtype, copy=False)
     if converted is not array:
-        _check_finite(xp, converted, f"{name} as {np.dtype(dtype).name}")  # ... and is named here
+        check_finite(xp, converted, f"{name} as {np.dtype(dtype).name}")  # ... and is named here
     return converted
 
 
@@ -92,7 +94,7 @@ def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> A
         )
     if len(x) == 0:
         raise ValueError(f"{name} holds no examples")
-    _check_finite(xp, x, name)
+    check_finite(xp, x, name)
     if x.dtype != xp.uint8:
         x = _converted(xp, x, dtype, name)
     return xp.ascontiguousarray(x)
@@ -104,18 +106,20 @@ def check_y(xp: ModuleType, y: Any, rows: int, n_out: int, dtype: Any, name: str
     With one output neuron, y of shape (n,) is taken as the n targets themselves.
     """
     y = as_array(xp, y, name)
-    if y.ndim == 0 or len(y) != rows:
-        count = len(y) if y.ndim else 1
-        raise ValueError(f"{name} holds {count} examples, but x holds {rows}")
+    if y.ndim == 0:
+        raise ValueError(f"{name} is a single number: pass an array, [{name}] for one example")
+    if len(y) != rows:
+        raise ValueError(f"{name} holds {len(y)} examples, but x holds {rows}")
     if y.ndim == 1 and n_out == 1:
         y = y.reshape(-1, 1)
     if y.ndim == 2 and y.shape[1] == n_out:
-        _check_finite(xp, y, name)
+        check_finite(xp, y, name)
         return xp.ascontiguousarray(_converted(xp, y, dtype, name))
     if y.ndim != 1:
         raise ValueError(
             f"{name} has shape {y.shape}, but must be integer labels ({rows},) or targets "
             f"({rows}, {n_out}) for a network with {n_out} outputs"
+            + (f": pass {name}.ravel() for labels" if y.shape[1:] == (1,) else "")
         )
     if y.dtype.kind == "f":
         raise TypeError(
@@ -155,3 +159,11 @@ def check_count(value: Any, name: str, least: int = 1) -> int:
     if isinstance(value, bool) or count < least:
         raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
     return count
+
+
+def check_number(value: Any, name: str) -> float:
+    """A float; strings are refused, not read."""
+    try:
+        return float(value.__float__())
+    except (AttributeError, TypeError):
+        raise TypeError(f"{name}={value!r} must be a number") from None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
+from .arrays import check_count, check_number
 from .errors import unknown
+from .history import check_watched
 
 if TYPE_CHECKING:
     from .sgd import Training
@@ -18,6 +21,9 @@ class Callback:
     """
 
     remembers_best = False
+
+    def check(self, validated: bool) -> None:
+        """Before training; raise a ``ValueError`` if it needs validation data and has none."""
 
     def on_resume(self, training: Training) -> None:
         """Before a resumed run goes on, ``training`` as it was left."""
@@ -40,13 +46,15 @@ class EarlyStopping(Callback):
     def __init__(
         self, patience: int = 10, monitor: str = "validation_cost", min_delta: float = 0.0
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"patience={patience} must be at least 1 epoch")
         if monitor not in ("validation_cost", "validation_accuracy", "cost"):
             raise unknown("monitor", monitor, ("validation_cost", "validation_accuracy", "cost"))
-        self.patience, self.monitor, self.min_delta = patience, monitor, min_delta
+        self.patience, self.monitor = check_count(patience, "patience"), monitor
+        self.min_delta = check_number(min_delta, "min_delta")
 
     remembers_best = True
+
+    def check(self, validated: bool) -> None:
+        check_watched(self.monitor, validated or self.monitor == "cost")
 
     def on_resume(self, training: Training) -> None:
         if training.step == 0 and len(training.history):
@@ -56,14 +64,29 @@ class EarlyStopping(Callback):
         # Computed from the whole history each time: a resumed run decides as an unbroken one.
         best, since = float("-inf"), 0
         for value in getattr(training.history, self.monitor):
-            if value is None:
-                raise ValueError(
-                    f"early stopping watches {self.monitor}, which this run does not have: "
-                    "pass validation=(x, labels) to fit, or monitor='cost'"
-                )
+            check_watched(self.monitor, value is not None)
             score = value if self.monitor == "validation_accuracy" else -value
             best, since = (score, 0) if score > best + self.min_delta else (best, since + 1)
         if since == 0:
             training.remember_best()
         if since >= self.patience:
             training.stop()
+
+
+def as_callbacks(callbacks: Any) -> list[Callback]:
+    """A list of Callback objects, objects with some of their methods, or functions as Callbacks."""
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks={callbacks!r} must be a list of callbacks")
+    return [_as_callback(item) for item in callbacks]
+
+
+def _as_callback(item: Any) -> Callback:
+    if isinstance(item, Callback):
+        return item
+    names = ("on_resume", "on_epoch", "on_interval")
+    methods = {name: getattr(item, name) for name in names if hasattr(item, name)}
+    if isinstance(item, type) or not (methods or callable(item)):
+        raise TypeError(f"a callback is a gpubp.Callback object or a function, not {item!r}")
+    adapted = Callback()
+    vars(adapted).update(methods or {"on_epoch": item})
+    return adapted

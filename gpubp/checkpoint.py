@@ -1,8 +1,8 @@
 """A network and its training in one file: what is stored, and how it is put together again.
 
 The file layer (atomic, strict) is :mod:`gpubp.tensorfile`. Arrays: ``weights.i``, ``biases.i``,
-and of a training run ``velocity``, ``best``, ``last`` and ``history``. The rest is in the JSON header.
-Activations and costs of your own are stored as their formulas, never as code.
+and of a training run ``velocity``, ``best``, ``last`` and ``history``. The rest is in the JSON
+header. Activations and costs of your own are stored as their formulas, never as code.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .activation import ACTIVATIONS, SOFTMAX, Activation, Softmax
-from .errors import unknown
+from .errors import is_name, unknown
 from .expression import Expression, check_derivative
 
 _ZAY = ("z", "a", "y")
@@ -140,7 +140,7 @@ def get_cost(cost: str | Cost) -> Cost:
         raise TypeError(f"a cost is a name, a formula in z, a and y or a Cost, not {cost!r}")
     if cost in COSTS:
         return COSTS[cost]
-    if cost.isidentifier():
+    if is_name(cost):
         raise unknown("cost", cost, COSTS)
     return define_cost(cost, cost)
 
@@ -171,10 +171,8 @@ def output_error(activation: Activation | Softmax, cost: Cost) -> OutputError:
         return OutputError(None, None)
     if simplified := cost.simplify(activation):
         return OutputError(*simplified)
-    delta = f"({cost.grad_a.source})*({activation.sigma_prime.source})"
-    if cost.grad_z is not None:
-        delta += f" + ({cost.grad_z.source})"
-    return OutputError(cost.cost, Expression(delta, _ZAY))
+    delta = cost.grad_a.joined("*", activation.sigma_prime)
+    return OutputError(cost.cost, delta.joined("+", cost.grad_z) if cost.grad_z else delta)
 
 
 def example_cost(
@@ -184,7 +182,7 @@ def example_cost(
     if activation == SOFTMAX:
         shifted = z - z.max(axis=1, keepdims=True)
         log_a = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
-        return -(y * log_a).sum(axis=1)
-    c = output_error(activation, cost).cost
-    assert c is not None
+        return -xp.where(y == 0, 0, y * log_a).sum(axis=1)  # 0 log 0 = 0
+    simplified = cost.simplify(activation)
+    c = simplified[0] if simplified else cost.cost
     return c(xp, z=z, a=a, y=y).sum(axis=1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 
 
@@ -70,9 +71,19 @@ class DivergenceError(ArithmeticError):
         return (type(self), (self.epoch, self.step, self.layer, self.learning_rate))
 
 
+def is_name(text: str) -> bool:
+    """Whether ``text`` is meant as a name, "ReLU" or "cross-entropy", not as a formula."""
+    return re.fullmatch(r"\s*|[A-Za-z_]\w+([ -]\w+)*", text) is not None
+
+
 def unknown(what: str, name: object, options: Iterable[str]) -> ValueError:
     """A ``ValueError`` that names the nearest of ``options``: ``raise unknown("cost", ...)``."""
-    known = sorted(options)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+
+    def plain(text: object) -> str:
+        return re.sub("[ -]", "_", str(text)).casefold()
+
+    known = {plain(option): option for option in sorted(options)}
+    near = difflib.get_close_matches(plain(name), known, n=1, cutoff=0.5)
+    others = ", ".join(known.values())
+    hint = f"did you mean {known[near[0]]!r}?" if near else f"choose one of {others}"
     return ValueError(f"unknown {what} {name!r}: {hint}")

@@ -25,7 +25,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial, reduce
+from functools import cache, cached_property, partial, reduce
 from importlib import import_module
 from operator import add, eq, ge, gt, le, lt, mul, ne, neg, sub, truediv
 from typing import Any, NoReturn
@@ -186,9 +186,7 @@ _PYTHON: Algebra = {
 }
 _C: Algebra = {
     **_PYTHON,
-    "and": "({} && {})".format,
-    "or": "({} || {})".format,
-    "not": "(!{})".format,
+    **{"and": "({} && {})".format, "or": "({} || {})".format, "not": "(!{})".format},
     "where": "({} ? {} : {})".format,
 }
 
@@ -230,7 +228,7 @@ class Expression:
 
     source: str
     variables: tuple[str, ...]
-    _tree: Tree = field(init=False, repr=False, compare=False)
+    _tree: Tree = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str):
@@ -240,9 +238,15 @@ class Expression:
         for name in self.variables:
             if not name.isidentifier() or name in _ARITY or name in _EMITTED:
                 raise ValueError(f"{name!r} cannot be a variable of a formula: choose another name")
-        object.__setattr__(self, "_tree", _Parser(self.source, self.variables).parse())
+        tree = self._tree or _Parser(self.source, self.variables).parse()
+        object.__setattr__(self, "_tree", tree)
 
-    @property
+    def joined(self, operation: str, other: Expression) -> Expression:
+        """``self operation other`` for + - * /, in the variables of self, however long."""
+        source = f"({self.source}) {operation} ({other.source})"
+        return Expression(source, self.variables, (operation, self._tree, other._tree))
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """The variables that the formula uses."""
         return frozenset(re.findall(r"\b[A-Za-z_]\w*", self.to_python())) & set(self.variables)
@@ -358,13 +362,9 @@ def _differentiate(tree: Tree, variable: str) -> str:
 
 
 def check_derivative(
-    f: Expression,
-    df: Expression,
-    variable: str,
-    *,
-    given: Mapping[str, Expression] | None = None,
-    at: Mapping[str, Any] | None = None,
-) -> None:
+    f: Expression, df: Expression, variable: str, *,
+    given: Mapping[str, Expression] | None = None, at: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
     """Refuse df unless it is df/d(variable), by the complex step Im f(x + ih)/h with h = 1e-30.
 
     ``given`` defines variables of df by formulas in f's: ``{"a": sigma}`` for sigma' in z and a.

@@ -39,9 +39,9 @@ class History(Sequence[Epoch]):
     @overload
     def __getitem__(self, index: int) -> Epoch: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Epoch]: ...
-    def __getitem__(self, index: int | slice) -> Epoch | list[Epoch]:
-        return self._rows[index]
+    def __getitem__(self, index: slice) -> History: ...
+    def __getitem__(self, index: int | slice) -> Epoch | History:
+        return History(self._rows[index]) if isinstance(index, slice) else self._rows[index]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -75,3 +75,12 @@ class History(Sequence[Epoch]):
 
     def __repr__(self) -> str:
         return "\n".join(str(row) for row in self._rows) or "History of 0 epochs"
+
+
+def check_watched(monitor: str, there: bool) -> None:
+    """Refuse to watch a figure that is not there."""
+    if not there:
+        raise ValueError(
+            f"this run has no {monitor} to watch: pass validation=(x, labels) to fit, or "
+            "monitor='cost'"
+        )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import as_array, check_finite
 from .errors import unknown
 
 Initialiser = Callable[[np.random.Generator, int, int], tuple[Any, Any]]
@@ -60,6 +61,17 @@ def get_initialiser(init: str | Initialiser) -> Initialiser:
     """The initialiser of that name, or the callable itself."""
     if callable(init):
         return init
-    if init not in INITIALISERS:
+    if not isinstance(init, str) or init not in INITIALISERS:
         raise unknown("initialiser", init, INITIALISERS)
     return INITIALISERS[init]
+
+
+def draw(init: Initialiser, rng: np.random.Generator, n_out: int, n_in: int) -> list[Any]:
+    """[w, b] as the initialiser draws them, once they are finite numbers."""
+    drawn = init(rng, n_out, n_in)
+    if not isinstance(drawn, tuple | list) or len(drawn) != 2:
+        raise ValueError("init must return two arrays, w (n_out, n_in) and b (n_out,)")
+    arrays = [as_array(np, part, f"{name} of init") for name, part in zip("wb", drawn, strict=True)]
+    for name, array in zip("wb", arrays, strict=True):
+        check_finite(np, array, f"{name} of init")
+    return arrays

@@ -17,11 +17,14 @@ from .backend import Backend, get_backend
 from .backprop import Gradients
 from .cost import Cost, check_pair, example_cost, get_cost
 from .history import History
-from .initialise import Initialiser, get_initialiser
+from .initialise import Initialiser, draw, get_initialiser
 from .parameters import LayerArrays, Parameters
 from .schedule import Schedule
 from .sgd import Shuffle, Training
 from .sgd import fit as sgd_fit
+
+# Diverged weights show in the outputs and the cost, not in NumPy's warnings.
+_QUIET = np.errstate(over="ignore", invalid="ignore")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Network:
             self.dtype = np.dtype(dtype).name
         except TypeError:
             self.dtype = str(dtype)
-        if self.dtype not in ("float32", "float64"):
+        if dtype is None or self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float64'")
         self.activations = get_activations(activation, len(self.sizes) - 1)
         self.cost = get_cost(cost)
@@ -100,9 +103,7 @@ class Network:
         self.parameters = _allocate(self.backend.xp, self.sizes, self.dtype)
         initialise = get_initialiser(init)
         for l, (n_in, n_out) in enumerate(pairwise(self.sizes)):
-            w, b = initialise(self.rng, n_out, n_in)
-            self.weights[l] = np.asarray(w)
-            self.biases[l] = np.asarray(b)
+            self.weights[l], self.biases[l] = draw(initialise, self.rng, n_out, n_in)
 
     def __repr__(self) -> str:
         names = [activation.name for activation in self.activations]
@@ -111,6 +112,11 @@ class Network:
             f"Network({list(self.sizes)}, activation={activation!r}, cost={self.cost.name!r}, "
             f"backend={self.backend.name!r}, dtype={self.dtype!r})"
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("weights", "biases"):
+            raise AttributeError(f"assign one layer at a time: {name}[i] = array")
+        super().__setattr__(name, value)
 
     @property
     def weights(self) -> LayerArrays:
@@ -127,6 +133,24 @@ class Network:
         """The history of the last call of ``fit``, also of an interrupted one."""
         return History() if self.training is None else self.training.history
 
+    def check_data(self, x: Any, y: Any, name: str = "") -> tuple[Any, Any]:
+        """x (n, n_1) and y (n,) or (n, n_L) as the equations take them, or one sentence why not.
+
+        ``name`` stands before x and y in it.
+        """
+        xp = self.backend.xp
+        x = check_x(xp, x, self.sizes[0], self.dtype, f"{name}x")
+        y = check_y(xp, y, len(x), self.sizes[-1], self.dtype, f"{name}y")
+        if self.cost.unit_interval and y.ndim == 2:
+            for target in (float(y.min()), float(y.max())):
+                if not 0 <= target <= 1:
+                    raise ValueError(
+                        f"{name}y holds the target {target:g}, but cost {self.cost.name!r} needs "
+                        "targets between 0 and 1"
+                    )
+        return x, y
+
+    @_QUIET
     def feedforward(self, x: Any) -> Any:
         """a^L (n, n_L) for x (n, n_1), an array of the backend; uint8 is read as x/255."""
         xp = self.backend.xp
@@ -136,6 +160,7 @@ class Network:
             out[rows] = a
         return out
 
+    @_QUIET
     def backprop(self, x: Any, y: Any) -> Gradients:
         """z, a, delta, nabla_b, nabla_w and cost by BP1-BP4, for x (m, n_1) and y (m,) or (m, n_L).
 
@@ -143,8 +168,7 @@ class Network:
         the rows given. Lists run over l = 2 .. L.
         """
         xp = self.backend.xp
-        x = check_x(xp, x, self.sizes[0], self.dtype)
-        y = check_y(xp, y, len(x), self.sizes[-1], self.dtype)
+        x, y = self.check_data(x, y)
         return equations.backprop(
             xp,
             self.backend.kernels,
@@ -161,12 +185,12 @@ class Network:
         return self.backend.asnumpy(_classes(self.backend.xp, self.feedforward(x)))
 
     def predict_proba(self, x: Any) -> np.ndarray[Any, Any]:
-        """The probability of each class (n, classes): softmax outputs as they are, sigmoid outputs
-        scaled to sum to 1 (one sigmoid output: 1 - a and a)."""
-        if self.activations[-1].name not in ("sigmoid", "softmax"):
+        """The probability of each class (n, classes): softmax outputs as they are, others scaled to
+        sum to 1 (one output: 1 - a and a); they must lie between 0 and 1, as sigmoid's do."""
+        if not self.activations[-1].in_unit_interval:
             raise ValueError(
-                f"predict_proba needs sigmoid or softmax outputs, not "
-                f"{self.activations[-1].name!r}: use feedforward for the outputs themselves"
+                "predict_proba needs outputs between 0 and 1, which activation "
+                f"{self.activations[-1].name!r} does not give: use feedforward for the outputs"
             )
         a = self.backend.asnumpy(self.feedforward(x))
         if a.shape[1] == 1:
@@ -183,11 +207,9 @@ class Network:
         Accuracy is the share of rows whose class (see ``predict``) is that of y; y names classes
         as labels, as unit vectors, or for one output as 0 and 1. It is ``None`` for other targets.
         """
-        xp, n_out = self.backend.xp, self.sizes[-1]
-        x = check_x(xp, x, self.sizes[0], self.dtype)
-        y = check_y(xp, y, len(x), n_out, self.dtype)
-        return self.evaluate_checked(x, y)
+        return self.evaluate_checked(*self.check_data(x, y))
 
+    @_QUIET
     def evaluate_checked(self, x: Any, y: Any) -> Evaluation:
         """``evaluate`` for x and y that have been through it once, as the loop's validation has."""
         xp, n_out = self.backend.xp, self.sizes[-1]

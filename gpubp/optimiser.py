@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from .arrays import check_number
 from .parameters import Parameters
 
 
@@ -28,6 +29,8 @@ class UpdateRule:
     l1: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("momentum", "l2", "l1"):
+            object.__setattr__(self, name, check_number(getattr(self, name), name))
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum} must lie in [0, 1)")
         for name in ("l2", "l1"):

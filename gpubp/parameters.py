@@ -27,7 +27,9 @@ class LayerArrays(Sequence[Any]):
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         return self._views[index]
 
-    def __setitem__(self, index: SupportsIndex, value: Any) -> None:
+    def __setitem__(self, index: SupportsIndex | slice, value: Any) -> None:
+        if isinstance(index, slice):
+            raise TypeError(f"assign one layer at a time: {self._name}[i] = array")
         view = self._views[index]
         shape = getattr(value, "shape", None)
         if shape is None:

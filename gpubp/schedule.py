@@ -11,15 +11,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
+from .arrays import check_count, check_number
 from .errors import unknown
-from .history import History
+from .history import History, check_watched
 
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
-        if not (isinstance(value, int | float) and 0 < value < math.inf):
+        if not 0 < check_number(value, name) < math.inf:
             raise ValueError(f"{name}={value!r} must be a finite number above 0")
+
+
+def _between(initial: float, **values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= check_number(value, name) <= initial:
+            raise ValueError(f"{name}={value!r} must lie between 0 and initial={initial!r}")
 
 
 class Schedule(ABC):
@@ -30,6 +38,9 @@ class Schedule(ABC):
     @abstractmethod
     def rate(self, t: float, history: History) -> float:
         """eta at t (an integer at the start of an epoch), given the rows of the epochs before."""
+
+    def check(self, validated: bool) -> None:  # noqa: B027 (most have nothing to check)
+        """Before training; raise a ``ValueError`` if it needs validation data and has none."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,7 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         _positive(initial=self.initial, epochs=self.epochs)
-        if not 0 <= self.final <= self.initial:
-            raise ValueError(f"final={self.final} must lie between 0 and initial={self.initial}")
+        _between(self.initial, final=self.final)
 
     def rate(self, t: float, history: History) -> float:
         done = min(t / self.epochs, 1.0)
@@ -112,8 +122,9 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         _positive(peak=self.peak, epochs=self.epochs, start=self.start, end=self.end)
-        if not 0 < self.warmup < 1 or self.per_epoch < 1:
-            raise ValueError(f"warmup={self.warmup} must lie in (0, 1), per_epoch be at least 1")
+        check_count(self.per_epoch, "per_epoch")
+        if not 0 < check_number(self.warmup, "warmup") < 1:
+            raise ValueError(f"warmup={self.warmup} must lie in (0, 1)")
 
     def rate(self, t: float, history: History) -> float:
         done = min(t / self.epochs, 1.0)
@@ -152,20 +163,21 @@ class ReduceOnPlateau(Schedule):
     minimum: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(initial=self.initial, factor=self.factor, patience=self.patience)
+        _positive(initial=self.initial, factor=self.factor)
+        check_count(self.patience, "patience")
+        _between(self.initial, minimum=self.minimum)
         if self.factor >= 1:
             raise ValueError(f"factor={self.factor} must be below 1")
         if self.monitor not in ("cost", "validation_cost"):
             raise unknown("monitor", self.monitor, ("cost", "validation_cost"))
 
+    def check(self, validated: bool) -> None:
+        check_watched(self.monitor, validated or self.monitor == "cost")
+
     def rate(self, t: float, history: History) -> float:
         eta, best, waited = self.initial, math.inf, 0
         for cost in getattr(history, self.monitor):
-            if cost is None:
-                raise ValueError(
-                    "ReduceOnPlateau watches validation_cost: pass validation=(x, y) to fit, "
-                    "or monitor='cost'"
-                )
+            check_watched(self.monitor, cost is not None)
             if cost < best:
                 best, waited = cost, 0
             else:
@@ -180,7 +192,7 @@ class _Callable(Schedule):
     function: Callable[[int], float]
 
     def rate(self, t: float, history: History) -> float:
-        return float(self.function(int(t)))
+        return check_number(self.function(int(t)), f"learning_rate({int(t)})")
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
@@ -207,10 +219,10 @@ def as_schedule(learning_rate: float | Schedule | Callable[[int], float]) -> Sch
     """A number, a Schedule or a callable of the epoch as a Schedule."""
     if isinstance(learning_rate, Schedule):
         return learning_rate
-    if callable(learning_rate):
-        return _Callable(learning_rate)
+    if callable(learning_rate) and not isinstance(learning_rate, type):
+        return _Callable(cache(learning_rate))  # asked once an epoch, however the epoch is cut
     try:
-        return Constant(float(learning_rate))
+        return Constant(check_number(learning_rate, "learning_rate"))
     except (TypeError, ValueError):
         raise ValueError(
             f"learning_rate={learning_rate!r} must be a finite number above 0, a schedule or a "

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import as_input, check_count, check_x, check_y
+from .arrays import as_input, check_count
 from .backprop import feedforward
-from .callbacks import Callback
+from .callbacks import Callback, as_callbacks
 from .errors import DivergenceError
 from .history import Epoch, History
 from .optimiser import UpdateRule
@@ -298,17 +298,18 @@ def fit(
     backend, dtype, sizes = network.backend, network.dtype, network.sizes
     epochs = check_count(epochs, "epochs", least=0)
     batch_size = check_count(batch_size, "batch_size")
-    rule = UpdateRule(float(momentum), bool(nesterov), float(l2), float(l1))
+    rule = UpdateRule(momentum, bool(nesterov), l2, l1)
     schedule = as_schedule(learning_rate)
-    x = check_x(backend.xp, x, sizes[0], dtype)
-    y = check_y(backend.xp, y, len(x), sizes[-1], dtype)
+    x, y = network.check_data(x, y)
     if batch_size > len(x):
         raise ValueError(f"batch_size={batch_size} is larger than the {len(x)} examples in x")
     if not (isinstance(shuffle, bool) or callable(shuffle)):
         raise TypeError(f"shuffle={shuffle!r} must be True, False or a callable of (rng, n)")
     if validation is not None:
         validation = _check_validation(network, validation)
-    hooks = [_as_callback(item) for item in callbacks]
+    hooks = as_callbacks(callbacks)
+    for watcher in (schedule, *hooks):
+        watcher.check(validation is not None)
 
     parameters = network.parameters
     if resume:
@@ -356,30 +357,12 @@ def fit(
     return training.history
 
 
-def _as_callback(item: Any) -> Callback:
-    if isinstance(item, Callback):
-        return item
-    if hasattr(item, "on_epoch") or hasattr(item, "on_interval"):
-        adapted = Callback()
-        for name in ("on_epoch", "on_interval"):
-            if hasattr(item, name):
-                setattr(adapted, name, getattr(item, name))
-        return adapted
-    if not callable(item):
-        raise TypeError(f"a callback is a gpubp.Callback or a callable, not {item!r}")
-    adapted = Callback()
-    adapted.on_epoch = item  # type: ignore[method-assign]
-    return adapted
-
-
 def _check_validation(network: Network, validation: Any) -> tuple[Any, Any]:
     try:
         x, y = validation
     except (TypeError, ValueError):
         raise ValueError("validation must be a pair (x, y)") from None
-    xp, sizes = network.backend.xp, network.sizes
-    x = check_x(xp, x, sizes[0], network.dtype, "validation x")
-    return x, check_y(xp, y, len(x), sizes[-1], network.dtype, "validation y")
+    return network.check_data(x, y, "validation ")
 
 
 def _resumed(network: Network, examples: int, batch_size: int, rule: UpdateRule) -> Training:

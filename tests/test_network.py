@@ -1,4 +1,4 @@
-"""What a user can ask of a network, and how bad input is answered."""
+"""What a user can ask of a network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import gpubp
+from gpubp.cost import output_error
+from gpubp.expression import Expression
 
 BACKENDS = ["reference", "cpu"]
 RNG = np.random.default_rng(11)
@@ -100,7 +102,7 @@ def test_uint8_is_read_as_intensity(backend: str) -> None:
     np.testing.assert_allclose(net.feedforward(x), net.feedforward(x / 255), rtol=1e-6)
     net.fit(x, LABELS, epochs=2, batch_size=5, learning_rate=1.0)
     same.fit((x / 255).astype("float32"), LABELS, epochs=2, batch_size=5, learning_rate=1.0)
-    np.testing.assert_array_equal(net.parameters.flat, same.parameters.flat)
+    np.testing.assert_allclose(net.parameters.flat, same.parameters.flat, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -159,8 +161,28 @@ def test_predictions() -> None:
     saturated = network()
     saturated.biases[1] = [-1e6] * 3
     np.testing.assert_allclose(saturated.predict_proba(X), 1 / 3, rtol=1e-6)
-    with pytest.raises(ValueError, match="predict_proba needs sigmoid or softmax"):
+    with pytest.raises(ValueError, match="predict_proba needs outputs between 0 and 1"):
         network(activation="tanh").predict_proba(X)
+
+
+def test_probabilities_of_formulas_in_the_unit_interval() -> None:
+    logistic = network(activation="1/(1 + exp(-z))")
+    np.testing.assert_allclose(logistic.predict_proba(X), network().predict_proba(X), rtol=1e-6)
+
+
+def test_diverged_weights_show_in_the_cost_without_warnings() -> None:
+    for activation, cost in (("relu", "quadratic"), (["relu", "softmax"], "log_likelihood")):
+        net = network(activation=activation, cost=cost)
+        net.parameters.flat[:] = 1e30
+        assert not np.isfinite(net.evaluate(X, LABELS).cost)
+        net.predict_proba(X) if "softmax" in activation else net.predict(X)
+
+
+def test_softmax_cost_of_outputs_further_apart_than_the_range() -> None:
+    net = gpubp.Network([1, 2], activation="softmax", cost="log_likelihood", rng=0)
+    net.weights[0], net.biases[0] = np.zeros((2, 1)), [3e38, -3e38]
+    assert net.evaluate([[0.0]], [0]).cost == 0  # 0 log 0
+    assert net.evaluate([[0.0]], [1]).cost == np.inf
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -210,6 +232,25 @@ def test_defined_activation_and_cost_train(backend: str, dtype: str) -> None:
     assert history.cost[-1] <= 0.6 * history.cost[0]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_long_formulas_are_joined_beyond_the_limits_of_one(backend: str) -> None:
+    long = " + ".join(["0*(" + "+".join("a" * 30) + ")"] * 4)
+    sigma = gpubp.define_activation("long", "tanh(z)", f"1 - a*a + {long}")
+    cost = gpubp.define_cost("long", "0.5*(a - y)**2 + 0.1*z*z", f"a - y + {long}")
+    net = network(activation=sigma, cost=cost, backend=backend, dtype="float64")
+    history = net.fit(X, LABELS, epochs=5, batch_size=4, learning_rate=0.1)
+    assert history.cost[-1] < history.cost[0]
+    error = output_error(sigma, cost)
+    assert error.delta is not None
+    with pytest.raises(ValueError, match="more than 300 terms"):
+        Expression(error.delta.source, error.delta.variables)
+    point = {name: RNG.random(5) for name in error.delta.variables}
+    parts = cost.grad_a(np, **point) * sigma.sigma_prime(np, z=point["z"], a=point["a"])
+    np.testing.assert_allclose(
+        error.delta(np, **point), parts + cost.grad_z(np, **point), rtol=1e-12
+    )
+
+
 def test_wrong_derivatives_are_refused() -> None:
     with pytest.raises(ValueError, match=r"derivative|slope") as caught:
         gpubp.define_activation("wrong", "tanh(z)", "1 - a")
@@ -234,84 +275,3 @@ def test_pickle_and_copy() -> None:
         one.fit(X, LABELS, epochs=2, batch_size=4, learning_rate=0.3)
     np.testing.assert_array_equal(again.parameters.flat, net.parameters.flat)
     np.testing.assert_array_equal(again.weights[0].ravel(), again.parameters.flat[:24])
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"sizes": [4]}, "at least an input and an output"),
-        ({"sizes": []}, "at least an input and an output"),
-        ({"sizes": 4}, "must be a list"),
-        ({"sizes": [4, 0, 3]}, "sizes[1]=0"),
-        ({"sizes": [4, 2.5, 3]}, "sizes[1]=2.5"),
-        ({"sizes": [4, -2, 3]}, "sizes[1]=-2"),
-        ({"activation": "sigmiod"}, "did you mean 'sigmoid'"),
-        ({"activation": ["relu"]}, "1 activations for 2 layers"),
-        ({"activation": 3}, "not iterable"),
-        ({"activation": [3, "relu"]}, "an activation is a name"),
-        ({"activation": "import os"}, ""),
-        ({"activation": "__import__('os')"}, ""),
-        ({"activation": "softmax"}, "softmax in a hidden layer"),
-        ({"activation": ["softmax", "sigmoid"]}, "softmax in a hidden layer"),
-        ({"activation": ["relu", "softmax"]}, "cost='log_likelihood'"),
-        ({"activation": ["relu", "softmax"], "cost": "cross_entropy"}, "log_likelihood"),
-        ({"activation": "relu", "cost": "cross_entropy"}, "'sigmoid'"),
-        ({"activation": "tanh", "cost": "log_likelihood"}, "'softmax'"),
-        ({"cost": "quadratik"}, "did you mean 'quadratic'"),
-        ({"cost": 3}, "a cost is a name"),
-        ({"init": "xavier"}, "unknown initialiser"),
-        ({"dtype": "float16"}, "dtype='float16'"),
-        ({"dtype": "flaot32"}, "dtype='flaot32'"),
-        ({"precision": "tf32"}, "precision='tf32'"),
-        ({"rng": -1}, "rng=-1"),
-        ({"rng": "seed"}, "rng='seed'"),
-        ({"backend": "cdua"}, "did you mean 'cuda'"),
-    ],
-)
-def test_bad_networks_get_one_sentence(change: dict[str, Any], words: str) -> None:
-    with pytest.raises((ValueError, TypeError)) as caught:
-        network(**change)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "words"),
-    [
-        (X[0], LABELS[:1], "pass x[None, :]"),
-        (X.reshape(23, 2, 2), LABELS, "x.reshape(len(x), -1)"),
-        (X[:, :3], LABELS, "x has 3 values an example"),
-        (X[:0], LABELS[:0], "no examples"),
-        (np.full((2, 4), np.nan), [0, 1], "NaN or infinity, first in row 0"),
-        (np.where(np.arange(23)[:, None] == 5, np.inf, X), LABELS, "first in row 5"),
-        (np.full((2, 4), 1e300), [0, 1], "x as float32 holds NaN or infinity"),
-        (X.astype(object), LABELS, "holds object"),
-        (X.astype(complex), LABELS, "holds complex128"),
-        ([["a", "b", "c", "d"]], [0], "not numbers"),
-        ([[1, 2, 3, 4], [1, 2]], [0, 1], "does not form an array"),
-        (X, LABELS[:5], "y holds 5 examples, but x holds 23"),
-        (X, 3, "y holds 1 examples"),
-        (X, LABELS + 1, "label 3"),
-        (X, LABELS - 1, "label -1"),
-        (X, LABELS.astype(float), "labels must be integers"),
-        (X, np.zeros((23, 4)), "targets (23, 3)"),
-        (X, np.zeros((23, 3, 1)), "targets (23, 3)"),
-        (X, np.full((23, 3), np.nan), "y holds NaN"),
-    ],
-)
-def test_bad_data_gets_one_sentence(x: Any, y: Any, words: str) -> None:
-    net = network()
-    for ask in (net.backprop, net.evaluate, lambda x, y: net.fit(
-        x, y, epochs=1, batch_size=1, learning_rate=1.0
-    )):  # fmt: skip
-        with pytest.raises((ValueError, TypeError)) as caught:
-            ask(x, y)
-        assert words in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-
-def test_sparse_input_is_answered() -> None:
-    from scipy.sparse import csr_matrix
-
-    with pytest.raises(TypeError, match=r"pass x\.toarray"):
-        network().feedforward(csr_matrix(X))

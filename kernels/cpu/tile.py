@@ -106,7 +106,10 @@ def forward_tile(
         outer = _Loop(builder, chunks, [a, b, counts, index] + [zero] * (rows * vectors))
         a, b, counts, index = outer.state[:4]
         count = builder.sext(builder.load(counts), I64) if listed else _int(n)
-        inner = _Loop(builder, count, [a, b, index, *outer.state[4:]], 2)
+        totals = outer.state[4:]
+        # A chunk of inputs is summed for itself: a sum in parts rounds less than one long sum.
+        start = [zero] * len(totals) if listed else totals
+        inner = _Loop(builder, count, [a, b, index, *start], 2)
         a_k, b_k, index_k, *sums = inner.state
         for k in range(2):
             if listed:
@@ -129,6 +132,8 @@ def forward_tile(
         _, b_end, _, *sums = inner.close(
             [_at(builder, a_k, 2), b_k, _at(builder, index_k, 2), *sums]
         )
+        if listed:
+            sums = [builder.fadd(u, v) for u, v in zip(totals, sums, strict=True)]
         following = [
             _at(builder, a, chunk_step),
             b if listed else b_end,

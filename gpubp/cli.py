@@ -20,8 +20,9 @@ from .errors import BackendUnavailable, DivergenceError, unknown
 
 DATA_HELP = (
     "digits28 (drawn by formula, no download), mnist (downloaded once into the cache), a folder of "
-    "four IDX files, an .npz or a .csv file; without it: MNIST from $GPUBP_DATA or the cache, else "
-    "digits28"
+    "four IDX files, an .npz or a .csv file (rows 'label,v1,v2,...', the values as they stand; 784 "
+    "integers from 0 to 255 a row, as in MNIST, are intensities, read as x/255); without it: MNIST "
+    "from $GPUBP_DATA or the cache, else digits28"
 )
 TRAIN_NOTES = """\
 The data's test part is shown after each epoch. With --early-stopping, or --schedule

@@ -6,14 +6,14 @@ raised, and told by :mod:`gpubp.cli`.
 
 from __future__ import annotations
 
-import csv
 import os
 import statistics
 import sys
 import tempfile
-import warnings
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 from . import data as datasets
 from .arrays import check_count
 from .checkpoint import load
+from .data._files import open_regular, replacing
 from .errors import DataFormatError, unknown
 from .network import Network
 
@@ -43,6 +44,11 @@ def say(text: str) -> None:
 def speed(seconds: float, steps: int, examples: int) -> str:
     """An epoch's seconds as examples/s and microseconds a step."""
     return f"{examples / seconds:,.0f} examples/s  {1e6 * seconds / steps:.2f} microseconds a step"
+
+
+def scale(x: Array) -> str:
+    """Where x holds intensities, a remark that they are read as x/255."""
+    return " (intensities, read as x/255)" if x.dtype == np.uint8 else ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class DataSet:
     def __str__(self) -> str:
         return (
             f"data: {self.name}, {len(self.train[1])} training and {len(self.test[1])} test "
-            f"examples, {self.inputs} inputs, {self.classes} classes"
+            f"examples, {self.inputs} inputs{scale(self.train[0])}, {self.classes} classes"
         )
 
 
@@ -93,20 +99,36 @@ def load_data(source: str | None) -> DataSet:
         return DataSet(name, *datasets.load("digits28"))
 
 
-def check_writable(path: str) -> None:
-    """``OSError`` now, where writing ``path`` after an hour of training would fail."""
+def check_writable(path: str, *others: str | None) -> None:
+    """``OSError`` now, where writing ``path`` after an hour of training would fail.
+
+    ``others`` are the files that the command also reads or writes: none of them may be ``path``.
+    """
     target = Path(os.path.realpath(path))
+    if str(target) in [os.path.realpath(other) for other in others if other is not None]:
+        raise OSError(f"cannot write {path}: it is another file of this command: give another name")
     try:
         if target.exists() and not target.is_file():
             raise OSError(f"cannot write {path}: it is not a file: give another name")
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except FileNotFoundError:
-        raise OSError(f"cannot write {path}: there is no folder {target.parent}") from None
+        what = "no file can be made in" if target.parent.is_dir() else "there is no folder"
+        raise OSError(f"cannot write {path}: {what} {target.parent}") from None
     except OSError as error:
         if error.strerror is None:
             raise
         raise OSError(f"cannot write {path}: {error.strerror.lower()}") from error
+
+
+def check_sizes(what: str, sizes: Sequence[int], data: DataSet) -> None:
+    """The first size is the data's inputs; the last is at least its classes (1 for two classes)."""
+    if len(sizes) < 2 or sizes[0] != data.inputs or max(2, sizes[-1]) < data.classes:
+        raise ValueError(
+            f"{what} with sizes {','.join(map(str, sizes))} does not fit the data of {data.inputs} "
+            f"inputs and {data.classes} classes: the first size must be {data.inputs}, the last at "
+            f"least {data.classes}"
+        )
 
 
 def evaluate(args: Namespace) -> int:
@@ -115,11 +137,12 @@ def evaluate(args: Namespace) -> int:
         raise unknown("part", args.part, ("test", "train", "all"))
     net = load(args.file, args.backend)
     data = load_data(args.data)
+    check_sizes(args.file, net.sizes, data)
     x, y = data.test if args.part == "test" else data.train
     if args.part == "all":
         x, y = np.concatenate([x, data.test[0]]), np.concatenate([y, data.test[1]])
     evaluation = net.evaluate(x, y)
-    say(f"{net}\n{args.part} part of {data.name}, {len(y)} examples: {evaluation}\n")
+    say(f"{data}\n{net}\n{args.part} part, {len(y)} examples: {evaluation}\n")
     classes = max(2, net.sizes[-1])
     counts = np.bincount(y * classes + net.predict(x), minlength=classes**2)
     say(_confusion_table(counts.reshape(classes, classes)))
@@ -145,61 +168,52 @@ def _confusion_table(counts: Array) -> str:
 def predict(args: Namespace) -> int:
     """Write index, class and, if asked for, probabilities as CSV."""
     if args.output is not None:
-        check_writable(args.output)
+        check_writable(args.output, args.data, args.file)
     net = load(args.file, args.backend)
-    x = _unlabelled(args.data, net.sizes[0])
+    x = _unlabelled(args.data, args.file, net.sizes[0])
     columns, header = [net.predict(x)], ["index", "class"]
     if args.proba:
         columns.extend(net.predict_proba(x).T)
         header += [f"p{j}" for j in range(len(columns) - 1)]
     rows = (
-        [i, label, *(f"{p:.6g}" for p in probabilities)]
+        [str(i), str(label), *(f"{p:.6g}" for p in probabilities)]
         for i, (label, *probabilities) in enumerate(zip(*columns, strict=True))
     )
+    lines = (",".join(row) + "\n" for row in chain([header], rows))
     if args.output is None:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
+        sys.stdout.writelines(lines)
     else:
-        with open(args.output, "w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        with replacing(os.path.realpath(args.output)) as file:
+            file.writelines(line.encode() for line in lines)
     return 0
 
 
-def _unlabelled(source: str, inputs: int) -> Array:
-    """x (n, inputs): every row of a csv or npz file in its order, or the test part of the data."""
+def _unlabelled(source: str, net: str, inputs: int) -> Array:
+    """x (n, inputs) for the network in the file ``net``: every row of a csv or npz file in its
+    order, or the test part of the data."""
     path = Path(source)
     if path.suffix.lower() == ".csv":
-        if path.is_file():
-            with open(path, "rb") as file:
-                first = file.readline(1 << 20)
-            if first.count(b",") + 1 == inputs:
-                return _rows(path)
+        with open_regular(path) as file:
+            columns = file.readline(1 << 20).count(b",") + 1
+        if columns not in (inputs, inputs + 1):
+            raise ValueError(
+                f"{source} has {columns} columns, but {net} takes {inputs} inputs: give rows of "
+                f"{inputs} values, or of a label and {inputs} values"
+            )
+        if columns == inputs:
+            return datasets.read_csv(path, labels=False)
         return datasets.read_csv(path)[0]
     if path.suffix.lower() == ".npz":
         train, test = datasets.read_npz(path)
-        return (test or train)[0]
-    return datasets.load(source)[1][0]
-
-
-def _rows(path: Path) -> Array:
-    """A csv file without labels, by the rules of ``read_csv``: a header is skipped, and x is uint8
-    where every value is an integer from 0 to 255."""
-    with open(path, encoding="utf-8-sig") as file:
-        header = file.readline().strip(" \t\"'")[:1].isalpha()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a file without rows is only warned of
-            x = np.loadtxt(
-                path,
-                delimiter=",",
-                comments=None,
-                skiprows=int(header),
-                ndmin=2,
-                encoding="utf-8-sig",
-            )
-    except (ValueError, UserWarning) as error:
-        raise DataFormatError(path, expected="rows of numbers", found=str(error)) from None
-    grey = np.all((x >= 0) & (x <= 255) & (x == np.floor(x)))
-    return x.astype(np.uint8) if grey else x
+        x = (test or train)[0]
+    else:
+        x = datasets.load(source)[1][0]
+    if x.shape[1] != inputs:
+        raise ValueError(
+            f"{net} takes {inputs} inputs, but the data {source} have {x.shape[1]}: "
+            "give the data it was trained for"
+        )
+    return x
 
 
 def data(args: Namespace) -> int:
@@ -208,7 +222,7 @@ def data(args: Namespace) -> int:
     say(f"data: {held.name}")
     for name, (x, y) in (("training", held.train), ("test", held.test)):
         say(
-            f"{name:8}  x {x.shape} {x.dtype}, values {x.min():g} to {x.max():g}, "
+            f"{name:8}  x {x.shape} {x.dtype}, values {x.min():g} to {x.max():g}{scale(x)}, "
             f"{100 * np.count_nonzero(x) / x.size:.1f}% not zero"
         )
         counts = np.bincount(y, minlength=held.classes)

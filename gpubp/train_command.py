@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import statistics
 import sys
@@ -15,9 +16,8 @@ from .arrays import check_count
 from .backend import get_backend
 from .callbacks import EarlyStopping
 from .checkpoint import load
-from .commands import DataSet, Pair, check_writable, load_data, say, speed
+from .commands import DataSet, Pair, check_sizes, check_writable, load_data, say, speed
 from .cost import get_cost
-from .errors import DivergenceError
 from .history import Epoch, History
 from .initialise import get_initialiser
 from .network import Network
@@ -31,19 +31,20 @@ _RUN_OPTIONS = ("data", "backend", "epochs", "learning_rate", "schedule", "neste
 
 def train(args: Namespace) -> int:
     """All that can be refused is refused before the data are read and before training begins."""
-    schedule = make_schedule(args.schedule, args.learning_rate, args.epochs)
+    # No epochs are an evaluation, whatever the schedule.
+    schedule = make_schedule(args.schedule, args.learning_rate, args.epochs or 1)
     callbacks = [EarlyStopping(args.early_stopping)] if args.early_stopping is not None else []
-    for path in (args.save, args.plot):
-        if path is not None:
-            check_writable(path)
+    if args.save is not None:
+        check_writable(args.save, args.data)
     if args.plot is not None:
+        check_writable(args.plot, args.data, args.resume, args.save)
         from .plot import check_plot
 
         check_plot(args.plot)
     network_options = _network_options(args) if args.resume is None else None
     net = None if args.resume is None else _saved_network(args)
     args.batch_size = 10 if args.batch_size is None else args.batch_size
-    args.momentum = args.momentum or 0.0
+    args.momentum = 0.0 if args.momentum is None else args.momentum
     check_count(args.epochs, "epochs", least=0)
     check_count(args.batch_size, "batch_size")
     UpdateRule(args.momentum, args.nesterov, args.l2, args.l1)
@@ -52,12 +53,13 @@ def train(args: Namespace) -> int:
     data = load_data(args.data)
     tell(str(data))
     if network_options is not None:
-        sizes = network_options.pop("sizes") or [data.inputs, 30, data.classes]
-        _check_sizes("--sizes", sizes, data)
+        sizes = network_options.pop("sizes")
+        sizes = [data.inputs, 30, data.classes] if sizes is None else sizes
+        check_sizes("--sizes", sizes, data)
         net = Network(sizes, **network_options)
     assert net is not None
     if args.resume is not None:
-        _check_sizes(args.resume, net.sizes, data)
+        check_sizes(args.resume, net.sizes, data)
     tell(str(net))
     examples, validation = data.train, data.test
     if callbacks or args.schedule == "reduce_on_plateau":
@@ -112,32 +114,31 @@ def _fit(
                 l2=args.l2, l1=args.l1, validation=validation, callbacks=callbacks,
                 progress=progress, checkpoint=args.save, resume=args.resume is not None,
             )  # fmt: skip
-    except (KeyboardInterrupt, DivergenceError, BrokenPipeError) as error:
-        if args.save is not None and net.training is not None:
-            net.save(args.save)
-        if not isinstance(error, KeyboardInterrupt):
-            raise
+    except KeyboardInterrupt:
         place = f"interrupted in epoch {net.training.epoch if net.training else 0}"
-        if args.save is not None:
-            raise KeyboardInterrupt(
-                f"{place}; saved to {args.save}: continue with {_resume_command(args)}"
-            ) from None
-        raise KeyboardInterrupt(f"{place}; nothing was saved, as --save was not given") from None
+        if args.save is None:
+            told = "nothing was saved, as --save was not given"
+        elif net.training is None or not os.path.exists(args.save):
+            told = "nothing was saved, as training had not begun"
+        else:
+            told = f"saved to {args.save}: continue with {_resume_command(args)}"
+        raise KeyboardInterrupt(f"{place}; {told}") from None
 
 
 def _network_options(args: Namespace) -> dict[str, Any]:
     """The arguments of ``Network``, its names looked up now: a typo should not cost time."""
     try:
-        sizes = [int(item) for item in args.sizes.split(",")] if args.sizes else None
+        sizes = None if args.sizes is None else [int(item) for item in args.sizes.split(",")]
     except ValueError:
-        raise ValueError(f"--sizes {args.sizes} must be whole numbers as 784,30,10") from None
-    activations = [get_activation(name) for name in _split(args.activation or "sigmoid")]
+        raise ValueError(f"--sizes {args.sizes!r} must be whole numbers as 784,30,10") from None
+    names = ["sigmoid"] if args.activation is None else _split(args.activation)
+    activations = [get_activation(name) for name in names]
     return {
         "sizes": sizes,
         "activation": activations if len(activations) > 1 else activations[0],
-        "cost": get_cost(args.cost or "quadratic"),
-        "init": get_initialiser(args.init or "scaled"),
-        "dtype": args.dtype or "float32",
+        "cost": get_cost("quadratic" if args.cost is None else args.cost),
+        "init": get_initialiser("scaled" if args.init is None else args.init),
+        "dtype": "float32" if args.dtype is None else args.dtype,
         "rng": 0 if args.rng is None else args.rng,
         "backend": get_backend(args.backend),
     }
@@ -167,17 +168,6 @@ def _saved_network(args: Namespace) -> Network:
         if getattr(args, name) is None:
             setattr(args, name, getattr(net.training, name))
     return net
-
-
-def _check_sizes(what: str, sizes: Any, data: DataSet) -> None:
-    """The first size is the data's inputs, the last its classes (or 1 for two classes)."""
-    fitting = (1, 2) if data.classes == 2 else (data.classes,)
-    if len(sizes) < 2 or sizes[0] != data.inputs or sizes[-1] not in fitting:
-        raise ValueError(
-            f"{what} with sizes {','.join(map(str, sizes))} does not fit the data of {data.inputs} "
-            f"inputs and {data.classes} classes: the first size must be {data.inputs}, the last "
-            f"{data.classes}"
-        )
 
 
 def _hold_out(data: DataSet) -> tuple[Pair, Pair]:

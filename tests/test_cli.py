@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shlex
@@ -55,7 +54,58 @@ def test_quiet_prints_the_last_line_only() -> None:
 
 
 def test_no_epochs_is_an_evaluation() -> None:
-    assert succeed(run("train --data t.npz --epochs 0"))[-1].startswith("test cost")
+    for schedule in ("constant", "cosine", "one_cycle"):
+        lines = succeed(run("train --data t.npz --epochs 0 --schedule", schedule))
+        assert lines[-1].startswith("test cost")
+
+
+def test_overflow_is_not_a_warning() -> None:
+    """Weights so large that the outputs overflow: the cost says so, in one stream."""
+    code = (
+        "import sys; from gpubp.cli import main; sys.exit(main(['train', '--data', 't.npz', "
+        "'--epochs', '1', '--learning-rate', '1e37', '--activation', 'relu', '--batch-size', "
+        "'60', '--save', 'o.net']) or main(['evaluate', 'o.net', '--data', 't.npz']))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("cost inf") >= 2
+
+
+@pytest.mark.parametrize("end", ["interrupt", "divergence"])
+def test_the_last_state_is_written_once(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    save = gpubp.Network.save
+
+    def counted(net: gpubp.Network, path: str) -> None:
+        written.append(path)
+        save(net, path)
+
+    def interrupted(t: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpubp.Network, "save", counted)
+    if end == "interrupt":
+        monkeypatch.setattr("gpubp.history.Epoch.__str__", interrupted)
+        assert "saved to a.net" in refuse(run(TRAIN, "--save a.net"), code=130)
+    else:
+        diverge = "--activation identity --learning-rate 1e30 --save a.net"
+        refuse(run(TRAIN, diverge), code=3)
+    assert written == ["a.net"]
+    assert gpubp.load("a.net").training is not None
+
+
+def test_interrupt_before_the_first_step_claims_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    succeed(run(TRAIN, "--save a.net"))
+    monkeypatch.setattr(gpubp.Network, "fit", interrupted)
+    for options in ("--save b.net", "--save b.net --resume a.net --epochs 9"):
+        told = refuse(run(TRAIN, options), code=130)
+        assert "nothing was saved, as training had not begun" in told
+        assert not Path("b.net").exists()
 
 
 def test_progress_bar_goes_to_stderr() -> None:
@@ -149,7 +199,8 @@ def net() -> str:
 @pytest.mark.parametrize(("part", "examples"), [("test", 24), ("train", 60), ("all", 84)])
 def test_evaluate(net: str, part: str, examples: int) -> None:
     lines = succeed(run(f"evaluate {net} --data t.npz --part {part}"))
-    assert f"{part} part of t.npz, {examples} examples: cost" in lines[1]
+    assert lines[0] == "data: t.npz, 60 training and 24 test examples, 5 inputs, 3 classes"
+    assert lines[2].startswith(f"{part} part, {examples} examples: cost")
     table = [line.split("|")[1].split() for line in lines[-3:]]
     assert sum(int(n) for row in table for n in row if n != ".") == examples
 
@@ -160,34 +211,6 @@ def test_confusions_of_many_classes_are_listed() -> None:
     succeed(run("train --data many.npz --epochs 1 --save m.net"))
     out = "\n".join(succeed(run("evaluate m.net --data many.npz --part all")))
     assert re.search(r"most frequent confusions\n +\d+ of class \d+ predicted as \d+\n", out)
-
-
-def test_predict_reads_with_labels_or_without(net: str) -> None:
-    x, y = blobs(24, seed=1)
-    expected = gpubp.load(net).predict(x)
-    np.savetxt("labels.csv", np.c_[y, x], delimiter=",")
-    np.savetxt("bare.csv", x, delimiter=",")
-    np.savetxt("header.csv", x, delimiter=",", header="a,b,c,d,e", comments="")
-    np.savez("one.npz", x=x, y=y)
-    for source in ("labels.csv", "bare.csv", "header.csv", "one.npz", "t.npz"):
-        index, label = zip(*csv.reader(succeed(run(f"predict {net} --data {source}"))), strict=True)
-        assert index == ("index", *map(str, range(24)))
-        assert label == ("class", *map(str, expected))
-
-
-def test_predict_reads_small_integers_as_intensities(net: str) -> None:
-    x = np.random.default_rng(0).integers(0, 256, (9, 5))
-    np.savetxt("grey.csv", x, delimiter=",", fmt="%d")
-    expected = gpubp.load(net).predict_proba(x.astype(np.uint8))
-    rows = list(csv.reader(succeed(run(f"predict {net} --data grey.csv --proba"))))
-    assert rows[0] == ["index", "class", "p0", "p1", "p2"]
-    error = np.abs(np.array(rows[1:], float)[:, 2:] - expected).max()
-    assert error <= 1e-5
-
-
-def test_predict_into_a_file(net: str) -> None:
-    assert succeed(run(f"predict {net} --data t.npz --output p.csv")) == []
-    assert Path("p.csv").read_text().splitlines()[0] == "index,class"
 
 
 def test_data_shows_and_writes() -> None:

@@ -29,6 +29,13 @@ REFUSED = {
     "predict t.net": "--data",
     f"{TRAIN} --activation sigmoyd": "did you mean 'sigmoid'",
     f"{TRAIN} --activation sigmoid,": "unknown activation ''",
+    f"{TRAIN} --activation ''": "unknown activation ''",
+    f"{TRAIN} --cost ''": "unknown cost ''",
+    f"{TRAIN} --init ''": "unknown init",
+    f"{TRAIN} --dtype ''": "'float32' or 'float64'",
+    f"{TRAIN} --sizes ''": "whole numbers",
+    f"{TRAIN} --schedule ''": "unknown schedule ''",
+    "train --data ''": "names nothing",
     f"{TRAIN} --activation tanh,tanh,tanh": "3 activations for 2 layers",
     f"{TRAIN} --activation 'import(z)'": "",
     f"{TRAIN} --cost quadratik": "did you mean 'quadratic'",
@@ -59,6 +66,9 @@ REFUSED = {
     f"{TRAIN} --early-stopping 0": "patience=0",
     f"{TRAIN} --save nowhere/f.net": "there is no folder",
     f"{TRAIN} --save .": "not a file",
+    f"{TRAIN} --save t.npz": "another file of this command",
+    f"{TRAIN} --plot ./t.npz": "another file of this command",
+    f"{TRAIN} --save a.png --plot a.png": "another file of this command",
     f"{TRAIN} --save ''": "not a file",
     f"{TRAIN} --plot nowhere/f.png": "there is no folder",
     f"{TRAIN} --plot f.doc": ".png",
@@ -81,16 +91,23 @@ REFUSED = {
     "train --data ids.npz": "labels up to 999999999",
     "evaluate broken.net --data t.npz": "broken.net",
     "evaluate missing.net --data t.npz": "missing.net",
-    "evaluate t.net --data other.npz": "4 values",
+    "evaluate t.net --data other.npz": "4 inputs",
+    "evaluate one.net --data t.npz": "5 inputs and 3 classes",
+    "train --data other.npz --epochs 1 --sizes 4,3,2": "at least 3",
     "evaluate t.net --data t.npz --part tset": "did you mean 'test'",
     "evaluate t.net --data t.npz --backend cuda:x": "unknown backend",
-    "predict t.net --data other.npz": "4 values",
+    "predict t.net --data other.npz": "have 4",
+    "predict t.net --data narrow.csv": "narrow.csv has 4 columns",
+    "predict t.net --data t.npz --output t.npz": "another file of this command",
+    "predict t.net --data wide.csv --output ./wide.csv": "another file of this command",
+    "predict t.net --data wide.csv --output link.csv": "another file of this command",
+    "predict t.net --data wide.csv --output t.net": "another file of this command",
     "predict t.net --data missing.csv": "missing.csv",
     "predict t.net --data ragged.csv": "ragged.csv",
     "predict t.net --data header.csv": "header.csv",
-    "predict t.net --data nan.csv": "NaN",
+    "predict t.net --data nan.csv": "found 'nan'",
     "predict t.net --data t.npz --output nowhere/p.csv": "there is no folder",
-    "predict linear.net --data t.npz --proba": "softmax",
+    "predict linear.net --data t.npz --proba": "between 0 and 1",
     "data --data missing.npz": "missing.npz",
     "bench --epochs 0": "epochs=0",
     "doctor --fast": "--fast",
@@ -117,14 +134,28 @@ def hopeless_files() -> None:
     Path("ragged.csv").write_text("1,2,3,4,5\n1,2,3\n")
     Path("header.csv").write_text("a,b,c,d,e\n")
     Path("nan.csv").write_text("1,2,3,4,nan\n")
+    Path("narrow.csv").write_text("1,2,3,4\n")
+    Path("wide.csv").write_text("1,2,3,4,5\n")
+    Path("link.csv").symlink_to("wide.csv")
+    gpubp.Network([5, 4, 1], rng=0).save("one.net")
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 def test_each_wrong_input_is_refused_in_one_sentence(folder: Path) -> None:
     hopeless_files()
-    before = set(folder.rglob("*"))
+    before = contents(folder)
     for command, told in REFUSED.items():
         assert told in refuse(run(command)), command
-    assert set(folder.rglob("*")) == before
+    assert contents(folder) == before
+
+
+def test_a_folder_that_takes_no_files() -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc on this system")
+    assert "no file can be made in /proc" in refuse(run(TRAIN, "--save /proc/x"))
 
 
 def test_backend_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,10 +153,10 @@ def test_npz_member_larger_than_what_is_allocated_unverified(tmp_path: Path) -> 
 # csv
 
 
-def read_text(tmp_path: Path, text: str | bytes) -> Any:
+def read_text(tmp_path: Path, text: str, **options: Any) -> Any:
     path = tmp_path / "a.csv"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return data.read_csv(path)
+    path.write_bytes(text.encode())
+    return data.read_csv(path, **options)
 
 
 @pytest.mark.parametrize(
@@ -175,30 +175,59 @@ def read_text(tmp_path: Path, text: str | bytes) -> Any:
         "7,-0,255\n3,12,0001\n",
     ],
 )
-def test_csv_of_grey_levels_is_uint8(text: str, tmp_path: Path) -> None:
+def test_csv_is_float32_as_it_stands(text: str, tmp_path: Path) -> None:
     x, y = read_text(tmp_path, text)
-    assert same(x, np.array([[0, 255], [12, 1]], np.uint8))
+    assert same(abs(x), np.array([[0, 255], [12, 1]], np.float32))  # -0 stays -0
     assert same(y, np.array([7, 3]))
 
 
 @pytest.mark.parametrize("value", ["0.5", "-1", "256", "1e3", ".5", "-3.25e-2", "999"])
-def test_csv_of_anything_else_is_float32(value: str, tmp_path: Path) -> None:
-    x, y = read_text(tmp_path, f"1,7,8\n12345,9,{value}\n")
-    assert same(x, np.array([[7, 8], [9, float(value)]], np.float32))
+@pytest.mark.parametrize("columns", [2, 784])
+def test_csv_of_anything_else_is_float32(columns: int, value: str, tmp_path: Path) -> None:
+    x, y = read_text(tmp_path, f"1{',7' * columns}\n12345{',9' * (columns - 1)},{value}\n")
+    expected = np.repeat(np.array([[7], [9]], np.float32), columns, axis=1)
+    expected[1, -1] = float(value)
+    assert same(x, expected)
     assert same(y, np.array([1, 12345]))
+
+
+@pytest.mark.parametrize("columns", [783, 784, 785])
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("cell", ["{}", "{}.0", "+{}"])
+def test_only_rows_of_mnist_are_intensities(
+    columns: int, labels: bool, cell: str, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (3, columns))
+    rows = [",".join(cell.format(v) for v in row) for row in values]
+    if labels:
+        x, _ = read_text(tmp_path, "\n".join(f"5,{row}" for row in rows))
+    else:
+        x = read_text(tmp_path, "\n".join(rows), labels=False)
+    assert same(x, values.astype(np.uint8 if columns == 784 else np.float32))
+
+
+def test_csv_without_labels(tmp_path: Path) -> None:
+    expected = np.array([[0.5, 2], [3, -4]], np.float32)
+    for text in ("0.5,2\n3,-4\n", "\ufeffa,b\r\n0.5,2\r\n3,-4\r\n"):
+        assert same(read_text(tmp_path, text, labels=False), expected)
+    assert same(read_text(tmp_path, "a\n7\n8\n", labels=False), np.array([[7], [8]], np.float32))
+    with pytest.raises(DataFormatError, match="column 2 in line 2, found 'nan'"):
+        read_text(tmp_path, "1,2\n3,nan\n", labels=False)
+    with pytest.raises(DataFormatError, match="found only a header"):
+        read_text(tmp_path, "a,b\n", labels=False)
 
 
 def test_csv_of_many_blocks(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (2000, 400), dtype=np.uint8)
-    y = rng.integers(0, 1000, 2000)
+    x = rng.integers(0, 256, (1500, 784), dtype=np.uint8)
+    y = rng.integers(0, 1000, 1500)
     rows = [",".join(map(str, (label, *row))) for label, row in zip(y, x.tolist(), strict=True)]
     x_read, y_read = read_text(tmp_path, "\n".join(rows))
     assert same(x_read, x)
     assert same(y_read, y)
-    x_read, y_read = read_text(tmp_path, "\n".join([*rows, "5" + ",0.5" * 400]))
+    x_read, y_read = read_text(tmp_path, "\n".join([*rows, "5" + ",0.5" * 784]))
     assert same(x_read[:-1], x.astype(np.float32))
-    assert same(x_read[-1], np.full(400, 0.5, np.float32))
+    assert same(x_read[-1], np.full(784, 0.5, np.float32))
     assert same(y_read[:-1], y)
 
 
@@ -218,7 +247,7 @@ def test_load_splits_what_has_no_test_part(tmp_path: Path) -> None:
     assert np.array_equal(x_test, x[y_test])
     assert y_train.tolist() != sorted(y_train)
     for a, b in zip(parts, data.load(str(tmp_path / "a.CSV")), strict=True):
-        assert same(a[0], b[0])
+        assert same(a[0].astype(np.float32), b[0])
         assert same(a[1], b[1])
 
 
@@ -236,6 +265,7 @@ def test_load_splits_two_rows_and_refuses_one(tmp_path: Path) -> None:
     [
         ("mnits", ValueError, "unknown data 'mnits': did you mean 'mnist'"),
         ("digit28", ValueError, "did you mean 'digits28'"),
+        ("", ValueError, "names nothing"),
         ("zzz", ValueError, "choose one of .*digits28, mnist"),
         ("absent.npz", FileNotFoundError, "there is no file absent.npz"),
         ("absent.csv", FileNotFoundError, "there is no file absent.csv"),

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from gpubp.data._files import FilePath, Pair
+from gpubp.data.csv import read_csv
 from gpubp.data.digits28 import digits28
 from gpubp.data.idx import read_idx, write_idx
 from gpubp.data.mnist import mnist, read_folder
-from gpubp.data.tables import read_csv, read_npz
+from gpubp.data.npz import read_npz
 from gpubp.errors import DataFormatError, unknown
 
 __all__ = ["digits28", "load", "mnist", "read_csv", "read_idx", "read_npz", "write_idx"]
@@ -27,9 +28,12 @@ def load(source: FilePath) -> tuple[Pair, Pair]:
 
     ``"mnist"``; ``"digits28"`` (60,000 and 10,000 rows); a folder of four IDX files; an ``.npz``;
     a ``.csv``. A file with no test part is split by a shuffle that is always the same: the last
-    sixth of it (at least one row) is the test part. A folder called ``mnist`` is ``"./mnist"``.
+    sixth of it (at least one row) is the test part; see :func:`read_csv` for when a csv file holds
+    intensities. A folder called ``mnist`` is ``"./mnist"``.
     """
     name = os.fspath(source)
+    if not name:
+        raise ValueError("data='' names nothing: give a name, a folder or a file")
     if name == "mnist":
         return mnist()
     if name == "digits28":

@@ -10,8 +10,10 @@ arithmetic, so the bytes depend on ``rng`` alone.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,11 +84,18 @@ def digits28(n: int = 70_000, rng: int | np.random.Generator | np.random.SeedSeq
     ways, points, first_way = _templates()
     y = generator.permutation(np.arange(n, dtype=np.int64) % 10)
     x = np.empty((n, 784), np.uint8)
-    for start in range(0, n, _CHUNK):
-        rows = slice(start, min(start + _CHUNK, n))
-        draws = generator.random((rows.stop - start, DRAWS), dtype=np.float32)
-        grain = generator.integers(0, 256, (rows.stop - start, 784), dtype=np.uint8)
-        render(y[rows], draws, grain, first_way, ways, points, x[rows])
+
+    def draw(y: NDArray[np.int64], u: Any, grain: Any, x: NDArray[np.uint8]) -> None:
+        render(y, u, grain, first_way, ways, points, x)
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, n, _CHUNK):
+            rows = slice(start, min(start + _CHUNK, n))
+            u = generator.random((rows.stop - start, DRAWS), dtype=np.float32)
+            grain = generator.integers(0, 256, (rows.stop - start, 784), dtype=np.uint8)
+            parts = [np.array_split(array, threads) for array in (y[rows], u, grain, x[rows])]
+            list(pool.map(draw, *parts))
     return x, y
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpubp.data._files import FilePath, Pair
 from gpubp.data.idx import idx_header, read_idx
-from gpubp.data.tables import check_pair, check_widths
+from gpubp.data.npz import check_pair, check_widths
 from gpubp.errors import DataFormatError
 
 _MIRRORS: Final = (

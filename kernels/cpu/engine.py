@@ -4,10 +4,10 @@ The plain twin is ``kernels/reference.py``. The weights live here as rows that l
 to whole vectors, so that both products are outer products (see ``tile``). The inputs that are zero
 in a whole mini-batch are left out of layer 1, which is exact: by BP4 they have no gradient.
 
-Threads share the inputs of layer 1: thread t has the columns of every ``threads``-th group of
-GROUP, their rows of w^2, and so a part of z^2 = sum_t z_t. One barrier a mini-batch makes the parts
-known to all; everything after it each thread computes alike, in copies of its own, so that a
-number of threads fixes every bit of the result.
+The inputs of layer 1 are dealt out in parts: part t has the columns of every ``parts``-th group of
+GROUP, their rows of w^2, and so a share of z^2 = sum_t z_t. Threads share the parts. One barrier a
+mini-batch makes the shares known to all; everything after it each thread computes alike, in copies
+of its own. The number of parts fixes every bit of the weights; that of threads only the speed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from gpubp.kernels.cpu.simd import (
     lane_count,
     lane_sum_float64,
     load,
-    prefetch,
     put,
     select,
     splat,
@@ -40,7 +39,7 @@ from gpubp.kernels.cpu.simd import (
 from gpubp.kernels.cpu.tile import CHUNK, forward_tile, update_tile
 from gpubp.kernels.cpu.vmath import absolute
 
-GROUP = 64  # columns that go to one thread together: a cache line of uint8
+GROUP = 64  # columns that go to one part together: a cache line of uint8
 SPINS = 2000  # looks at the barrier before a waiting thread gives its time slice away
 
 # The columns of ``layers``, one row a layer of weights; offsets count elements.
@@ -52,16 +51,16 @@ _cached_jit = njit(cache=True, nogil=True, error_model="numpy", boundscheck=Fals
 
 
 @_jit
-def _pack(x, at, m, n_in, w_step, thread, threads, like, packed, chunk_step, index, counts):
-    """The thread's columns that are not zero in all m rows, as chunks; returns their number.
+def _pack(x, at, m, n_in, w_step, part, parts, like, packed, chunk_step, index, counts):
+    """The part's columns that are not zero in all m rows, as chunks; returns their number.
 
     ``at`` holds where the rows begin in x. Column k's row of weights begins at k w_step; the
-    columns that fill a chunk to a multiple of 8 are zeros with the scratch row n_in + thread.
+    columns that fill a chunk to a multiple of 8 are zeros with the scratch row n_in + part.
     """
     lanes = lane_count(like)
     width = CHUNK + lanes
     q, pos = 0, 0
-    for first in range(thread * GROUP, n_in, threads * GROUP):
+    for first in range(part * GROUP, n_in, parts * GROUP):
         for k in range(first, min(first + GROUP, n_in), lanes):
             used = no_lanes(like)
             whole = k + lanes <= n_in
@@ -75,7 +74,7 @@ def _pack(x, at, m, n_in, w_step, thread, threads, like, packed, chunk_step, ind
             count = count_lanes(used)
             if pos + lanes > CHUNK:
                 _close_chunk(packed, q * chunk_step, index, q * width, pos, m, width, like,
-                             (n_in + thread) * w_step)  # fmt: skip
+                             (n_in + part) * w_step)  # fmt: skip
                 put(counts, q, np.int32((pos + 7) // 8 * 8))
                 q, pos = q + 1, 0
             store(index, q * width + pos, compress(steps(k * w_step, w_step, like), used))
@@ -90,7 +89,7 @@ def _pack(x, at, m, n_in, w_step, thread, threads, like, packed, chunk_step, ind
                     store(packed, to + i * width, compress(row, used))
             pos += count
     _close_chunk(packed, q * chunk_step, index, q * width, pos, m, width, like,
-                 (n_in + thread) * w_step)  # fmt: skip
+                 (n_in + part) * w_step)  # fmt: skip
     put(counts, q, np.int32((pos + 7) // 8 * 8))
     return q + 1
 
@@ -173,18 +172,19 @@ def _update(units, wide, listed, a, a0, d, d0, step, m, index, i0, b, b0, ldb, b
 
 @_cached_jit
 def train(
-    thread, threads, state, rows, wide, units,
+    thread, threads, parts, state, rows, wide, units,
     order, batch, eta, x, scale, labels, targets,
     layers, w1, p, v1, v, g1, g, momentum, nesterov, l2, l1,
-    packed, chunk_step, index, counts, at, parts, step, y, kernels,
+    packed, chunk_step, index, counts, at, shares, step, y, kernels,
 ):  # fmt: skip
     """Train on ``order``; this thread's share of the summed objective, before each update.
 
     ``rows``, ``wide``, ``units``: tuples whose lengths are the tile's examples, vectors and units.
     ``layers`` (int64, one row of FIELDS a layer of weights) says where everything lies: the rows of
     w^2 in ``w1``, shared by the threads; all else in ``p``, one a thread, with blocks ``step``
-    apart. ``parts`` [2][threads][blocks of z^2] is shared. ``kernels``: output, then
-    (sigma, hadamard) a layer, as addresses.
+    apart. A row of ``packed``, ``index`` and ``counts`` belongs to a part; ``shares``
+    [2][parts][blocks of z^2] is known to all. ``kernels``: output, then (sigma, hadamard) a layer,
+    as addresses.
     """
     lanes = lane_count(eta)
     depth = layers.shape[0]
@@ -203,11 +203,14 @@ def train(
         m = min(batch, order.size - start)
         for i in range(m):
             put(at, i, get(order, start + i) * n_first)
-        chunks = _pack(x, at, m, n_first, layers[0, W_STEP], thread, threads, eta,
-                       packed, chunk_step, index, counts)  # fmt: skip
-        mine = (parity * threads + thread) * first_blocks * step
-        _forward(rows, wide, True, packed, 0, chunk_step, chunks, counts, index,
-                 w1, 0, layers[0, W_STEP], parts, mine, step, m, first_blocks, zero)  # fmt: skip
+        for part in range(thread, parts, threads):
+            chunks = _pack(x, at, m, n_first, layers[0, W_STEP], part, parts, eta,
+                           packed[part], chunk_step, index[part], counts[part])  # fmt: skip
+            mine = (parity * parts + part) * first_blocks * step
+            _forward(rows, wide, True, packed[part], 0, chunk_step, chunks, counts[part],
+                     index[part], w1, 0, layers[0, W_STEP], shares, mine, step,
+                     m, first_blocks, zero)  # fmt: skip
+            put(counts[part], counts.shape[1] - 1, np.int32(chunks))
 
         # The targets, while the other threads arrive.
         last_blocks = (n_last + lanes - 1) // lanes
@@ -238,14 +241,14 @@ def train(
                 for j in range(blocks):
                     shift = load(p, bias + j * lanes)
                     for i in range(m):
-                        here = (parity * threads * blocks + j) * step + i * lanes
-                        total_z = load(parts, here)
-                        for t in range(1, threads):
-                            total_z = total_z + load(parts, here + t * blocks * step)
+                        here = (parity * parts * blocks + j) * step + i * lanes
+                        total_z = load(shares, here)
+                        for t in range(1, parts):
+                            total_z = total_z + load(shares, here + t * blocks * step)
                         store(p, z + j * step + i * lanes, factor * total_z + shift)
             else:
                 _forward(rows, wide, False, p, layers[l - 1, A], step, (n_in + lanes - 1) // lanes,
-                         counts, index, p, layers[l, W], layers[l, W_STEP], p, z, step,
+                         counts[0], index[0], p, layers[l, W], layers[l, W_STEP], p, z, step,
                          m, blocks, zero)  # fmt: skip
                 for j in range(blocks):
                     shift = load(p, bias + j * lanes)
@@ -262,9 +265,10 @@ def train(
         if thread == 0:
             total += cost
         if l2 != zero or l1 != zero:
-            for first in range(thread * GROUP, n_first, threads * GROUP):
-                count = (min(first + GROUP, n_first) - first) * layers[0, W_STEP]
-                total += m * _penalty(w1, first * layers[0, W_STEP], count, l2, l1)
+            for part in range(thread, parts, threads):
+                for first in range(part * GROUP, n_first, parts * GROUP):
+                    count = (min(first + GROUP, n_first) - first) * layers[0, W_STEP]
+                    total += m * _penalty(w1, first * layers[0, W_STEP], count, l2, l1)
             for l in range(1, depth if thread == 0 else 1):
                 size = (layers[l, N_IN] + lanes - 1) // lanes * lanes * layers[l, W_STEP]
                 total += m * _penalty(p, layers[l, W], size, l2, l1)
@@ -275,7 +279,7 @@ def train(
             n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
             delta, below = layers[l, DELTA], layers[l - 1, DELTA]
             blocks, blocks_in = (n_out + lanes - 1) // lanes, (n_in + lanes - 1) // lanes
-            _forward(rows, wide, False, p, delta, step, blocks, counts, index,
+            _forward(rows, wide, False, p, delta, step, blocks, counts[0], index[0],
                      p, layers[l, WT], layers[l, WT_STEP], p, below, step,
                      m, blocks_in, zero)  # fmt: skip
             call_kernel(kernels[2 * l], m, step, n_in, p, layers[l - 1, Z], p, layers[l - 1, A],
@@ -286,7 +290,7 @@ def train(
                 a = layers[l - 1, A] + k // lanes * step + k % lanes
                 row = layers[l, W] + k * w_step
                 _update(units, wide, False, p, a, p, delta, step, m,
-                        index, 0, into, row, w_step, blocks, alpha)  # fmt: skip
+                        index[0], 0, into, row, w_step, blocks, alpha)  # fmt: skip
             if buffered:
                 _apply(p, v, g, layers[l, W], size, eta, momentum, nesterov, l2, l1)
             for k in range(0, n_in, lanes):
@@ -306,31 +310,18 @@ def train(
                 if buffered:
                     _apply(p, v, g, here, lanes, eta, momentum, nesterov, zero, zero)
 
-        # BP4 of layer 1, and between its tiles the next mini-batch's rows into the cache.
-        coming = min(batch, order.size - start - m)
+        # BP4 of layer 1.
         delta, w_step = layers[0, DELTA], layers[0, W_STEP]
         alpha1 = alpha * scale
-        tiles = 1
-        for q in range(chunks):
-            tiles += counts[q] // len(units)
-        each = (coming + tiles - 1) // tiles  # rows to ask for at a time ...
-        pause = tiles // (coming + 1)  # ... and tiles between them
-        asked, wait = 0, 0
-        for q in range(chunks):
-            for k in range(0, counts[q], len(units)):
-                wait -= 1
-                if wait < 0 and asked < coming:
-                    for i in range(asked, min(asked + each, coming)):
-                        row = get(order, start + m + i) * n_first
-                        for line in range(thread * GROUP, n_first, threads * GROUP):
-                            prefetch(x, row + line, 2)
-                    asked += each
-                    wait = pause
-                a = q * chunk_step + k
-                _update(units, wide, True, packed, a, p, delta, step, m,
-                        index, q * width + k, into1, 0, w_step, first_blocks, alpha1)  # fmt: skip
-        if buffered:
-            for first in range(thread * GROUP, n_first, threads * GROUP):
-                count = (min(first + GROUP, n_first) - first) * w_step
-                _apply(w1, v1, g1, first * w_step, count, eta, momentum, nesterov, l2, l1)
+        for part in range(thread, parts, threads):
+            rows_of_w = index[part]
+            for q in range(get(counts[part], counts.shape[1] - 1)):
+                for k in range(0, counts[part, q], len(units)):
+                    _update(units, wide, True, packed[part], q * chunk_step + k, p, delta, step, m,
+                            rows_of_w, q * width + k, into1, 0, w_step,
+                            first_blocks, alpha1)  # fmt: skip
+            if buffered:
+                for first in range(part * GROUP, n_first, parts * GROUP):
+                    count = (min(first + GROUP, n_first) - first) * w_step
+                    _apply(w1, v1, g1, first * w_step, count, eta, momentum, nesterov, l2, l1)
     return total

@@ -2,8 +2,8 @@
 
 ``tiled`` keeps the weights in registers' shape and skips inputs that are zero in a whole
 mini-batch; it is the faster one as long as the weights stay in the second-level cache. ``blas``
-cuts large products into blocks that fit the caches. The rule looks at sizes only, so that a run
-repeats bit for bit on any machine with as many threads.
+cuts large products into blocks that fit the caches. The rule looks at sizes only, and the tiled
+engine's bits do not depend on the number of threads, so a run repeats bit for bit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpubp.plan import Plan
 
 ENGINES = ("tiled", "blas")
 _CACHE = 1 << 20  # bytes of weights up to which the tiled engine wins: a second-level cache
-_WORTH = 4e6  # operations a step from which a second thread earns its barrier
+_WORTH = 1e6  # operations a step from which a second thread may earn its barrier
 
 
 def threads_at_hand() -> int:
@@ -38,7 +38,7 @@ def threads_at_hand() -> int:
 
 
 def choose_engine(plan: Plan) -> tuple[str, int]:
-    """(engine, threads) for a plan; ``$GPUBP_ENGINE`` overrides the engine."""
+    """(engine, parts to share among threads) for a plan; ``$GPUBP_ENGINE`` overrides the engine."""
     weights = sum(n_in * n_out for n_in, n_out in pairwise(plan.sizes))
     engine = os.environ.get("GPUBP_ENGINE")
     if engine is None:
@@ -48,8 +48,7 @@ def choose_engine(plan: Plan) -> tuple[str, int]:
     if engine == "blas":
         return engine, 1  # BLAS has threads of its own
     # Beyond two, each further thread repeats the upper layers and has less of the first to do.
-    worth = 6 * plan.batch_size * weights >= _WORTH
-    return engine, min(2, threads_at_hand()) if worth else 1
+    return engine, 2 if 6 * plan.batch_size * weights >= _WORTH else 1
 
 
 class Stepper:
@@ -59,10 +58,10 @@ class Stepper:
     """
 
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
-        self.engine, self.threads = choose_engine(plan)
+        self.engine, parts = choose_engine(plan)
         self._stepper: TiledStepper | BlasStepper
         if self.engine == "tiled":
-            self._stepper = TiledStepper(plan, parameters, x, y, self.threads)
+            self._stepper = TiledStepper(plan, parameters, x, y, parts, threads_at_hand())
         else:
             self._stepper = BlasStepper(plan, parameters, x, y)
 

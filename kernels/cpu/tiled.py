@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,7 @@ from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
 _LINE = 64  # bytes of a cache line: a vector that straddles two costs twice
+_TRY_EVERY = 32  # runs of the compiled function
 _FLOPS_PER_CALL = 3e9  # one compiled call then takes about 0.03 s, and 0.2 s on a slow machine
 
 
@@ -43,13 +45,14 @@ class TiledStepper:
     """Mini-batch SGD on register tiles; what it computes is defined by the reference's Stepper.
 
     x is (n, n_1) of the plan's dtype or uint8; y is (n,) labels or (n, n_L) targets; all C-ordered.
-    A given number of ``threads`` gives the same bits in every run.
+    A given number of ``parts`` gives the same bits in every run, on any number of ``threads``.
     """
 
     def __init__(
-        self, plan: Plan, parameters: Parameters, x: Any, y: Any, threads: int = 1
+        self, plan: Plan, parameters: Parameters, x: Any, y: Any, parts: int = 1, threads: int = 1
     ) -> None:
-        self.plan, self.parameters, self.threads = plan, parameters, threads
+        self.plan, self.parameters, self.parts = plan, parameters, parts
+        self.threads = threads = min(parts, threads)
         self._engine = engine = load_compiled("engine")
         dtype = np.dtype(plan.dtype)
         number = types.float32 if dtype == np.float32 else types.float64
@@ -79,7 +82,7 @@ class TiledStepper:
                 layers[l, field], end = end, end + up(n_out) * room
 
         self._p = [aligned(end, dtype) for _ in range(threads)]
-        self._w1 = aligned((sizes[0] + threads, up(sizes[1])), dtype)
+        self._w1 = aligned((sizes[0] + parts, up(sizes[1])), dtype)
         rule, none = plan.rule, np.zeros(0, dtype)
         moving, buffered = bool(rule.momentum), bool(rule.momentum or rule.penalised)
         self._v1 = aligned(self._w1.shape, dtype) if moving else none
@@ -90,12 +93,12 @@ class TiledStepper:
 
         chunks = -(-sizes[0] // (CHUNK - lanes)) + 1
         self._chunk_step = room * (CHUNK + lanes)
-        self._packed = [aligned(chunks * self._chunk_step, dtype) for _ in range(threads)]
+        self._packed = aligned((parts, chunks * self._chunk_step), dtype)
         # A few zeros more, because the tiles look ahead in the list.
-        self._index = [aligned(chunks * (CHUNK + lanes) + 64, np.int32) for _ in range(threads)]
-        self._counts = [aligned(chunks + 1, np.int32) for _ in range(threads)]
+        self._index = aligned((parts, chunks * (CHUNK + lanes) + _LINE), np.int32)
+        self._counts = aligned((parts, -(-chunks // 16) * 16 + 16), np.int32)
         self._at = [aligned(plan.batch_size, np.int64) for _ in range(threads)]
-        self._parts = aligned(2 * threads * up(sizes[1]) * room, dtype)
+        self._shares = aligned(2 * parts * up(sizes[1]) * room, dtype)
         self._y = [aligned(up(sizes[-1]) * room, dtype) for _ in range(threads)]
         self._state = aligned(24, np.int64)
 
@@ -104,6 +107,8 @@ class TiledStepper:
         self._labels = y.astype(np.int64, copy=False) if y.ndim == 1 else np.zeros(0, np.int64)
         self._targets = none if y.ndim == 1 else y.astype(dtype, copy=False).reshape(-1)
         self._kernels = blocks.stepper_kernels(plan)
+        self._last, self._runs = 1, 0
+        self._lately = {1: 0.0, threads: 0.0}  # seconds an example
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         work = 6 * plan.batch_size * sum(a * b for a, b in pairwise(sizes))
         self._piece = plan.batch_size * max(1, int(_FLOPS_PER_CALL / work))
@@ -115,40 +120,60 @@ class TiledStepper:
         total = 0.0
         try:
             for start in range(0, len(order), self._piece):
-                total += self._run(order[start : start + self._piece], learning_rate)
+                piece = order[start : start + self._piece]
+                threads = self._faster() if len(piece) >= self._piece // 4 else 1
+                started = time.perf_counter()
+                total += self._run(piece, learning_rate, threads)
+                self._lately[threads] = (time.perf_counter() - started) / len(piece)
         finally:
             self._copy(inward=False)
         return total / len(order)
 
-    def _run(self, order: Any, learning_rate: float) -> float:
+    def _faster(self) -> int:
+        """The number of threads, 1 or all, that was the faster one lately, or has yet to be tried.
+
+        A second thread halves the time on an idle machine and multiplies it where the processor
+        is shared. Which it is changes by the second, so now and then the other is tried again.
+        """
+        self._runs += 1
+        other = self.threads if self._last == 1 else 1
+        slower = self._lately[self._last] > self._lately[other]
+        return other if slower or self._runs % _TRY_EVERY == 0 else self._last
+
+    def _run(self, order: Any, learning_rate: float, threads: int) -> float:
         self._state[:] = 0
-        if self._pool is None:
-            return self._train(0, order, learning_rate)
+        if threads > self._last:  # the other threads' own copies have not moved on
+            for copies in (self._p, self._v):
+                for copy in copies[1:]:
+                    copy[:] = copies[0]
+        self._last = threads
+        if threads == 1:
+            return self._train(0, 1, order, learning_rate)
+        assert self._pool is not None
         others = [
-            self._pool.submit(self._train, thread, order, learning_rate)
-            for thread in range(1, self.threads)
+            self._pool.submit(self._train, thread, threads, order, learning_rate)
+            for thread in range(1, threads)
         ]
         try:
-            total = self._train(0, order, learning_rate)
+            total = self._train(0, threads, order, learning_rate)
         finally:
             # Reached late only if this thread was interrupted before its part: nobody waits for it.
             self._state[16] = 1
-            parts = [other.result() for other in others]
-        return total + sum(parts)
+            totals = [other.result() for other in others]
+        return total + sum(totals)
 
-    def _train(self, thread: int, order: Any, learning_rate: float) -> float:
+    def _train(self, thread: int, threads: int, order: Any, learning_rate: float) -> float:
         rule, number = self.plan.rule, np.dtype(self.plan.dtype).type
         return float(
             self._engine.train(
-                thread, self.threads, self._state, *self._shape,
+                thread, threads, self.parts, self._state, *self._shape,
                 order, self.plan.batch_size, number(learning_rate),
                 self._x, self._scale, self._labels, self._targets, self._layers,
                 self._w1.reshape(-1), self._p[thread], self._v1.reshape(-1), self._v[thread],
                 self._g1.reshape(-1), self._g[thread], number(rule.momentum), rule.nesterov,
                 number(rule.l2), number(rule.l1),
-                self._packed[thread], self._chunk_step, self._index[thread],
-                self._counts[thread], self._at[thread], self._parts, self._step,
-                self._y[thread], self._kernels,
+                self._packed, self._chunk_step, self._index, self._counts,
+                self._at[thread], self._shares, self._step, self._y[thread], self._kernels,
             )
         )  # fmt: skip
 

@@ -110,7 +110,9 @@ def _history_from_array(array: np.ndarray[Any, Any]) -> History:
         raise ValueError(f"history of {array.dtype} and shape {array.shape}")
     rows = []
     for row in array.tolist():
-        values = [v if there else None for v, there in zip(row[:n], row[n:], strict=True)]
+        values: list[Any] = [
+            v if there else None for v, there in zip(row[:n], row[n:], strict=True)
+        ]
         rows.append(Epoch(int(row[0]), *values[1:]))
     return History(rows)
 

@@ -189,7 +189,7 @@ class _Loop:
                 t.step, t.cost_sum, t.seconds = counters
                 self._diverged(snapshot, order, count, rate)
             if elapsed < _PIECE_SECONDS / 2 and count == self.pace:
-                self.pace *= 2
+                self.pace *= 2 if elapsed > _PIECE_SECONDS / 8 else 8
             elif elapsed > 2 * _PIECE_SECONDS:
                 self.pace = max(1, self.pace // 2)
             for callback in self.callbacks:
@@ -308,8 +308,9 @@ def fit(
     if validation is not None:
         validation = _check_validation(network, validation)
     hooks = as_callbacks(callbacks)
-    for watcher in (schedule, *hooks):
-        watcher.check(validation is not None)
+    schedule.check(validation is not None)
+    for hook in hooks:
+        hook.check(validation is not None)
 
     parameters = network.parameters
     if resume:

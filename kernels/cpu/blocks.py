@@ -169,6 +169,8 @@ def stepper_kernels(plan: Plan) -> np.ndarray[Any, Any]:
     kernels = [output_kernel(plan.activations[-1], plan.cost, dtype)]
     for activation in plan.activations:
         kernels.append(sigma_kernel(activation, dtype))
-        elementwise = isinstance(activation, Activation)
-        kernels.append(hadamard_kernel(activation, dtype) if elementwise else 0)
+        if isinstance(activation, Softmax):
+            kernels.append(0)  # the output layer's, which BP2 never asks for
+        else:
+            kernels.append(hadamard_kernel(activation, dtype))
     return np.array(kernels, np.int64)

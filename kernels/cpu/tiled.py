@@ -31,14 +31,14 @@ def aligned(shape: int | tuple[int, ...], dtype: Any) -> Any:
 
 
 def tile_shape(batch: int, dtype: Any) -> tuple[int, int, int]:
-    """(examples, vectors, units) of the tiles: full registers, few empty rows."""
+    """(examples, vectors, units) of the tiles: full registers, few empty rows.
+
+    Of three sizes only, because the engine is compiled once more for each.
+    """
     if simd.REGISTERS == 16:
-        return (4 if batch > 3 else 1), 2, min(4, simd.lanes(dtype))
-    # The tile that wastes the fewest rows; of few sizes, because each is compiled once more.
-    choices = [rows for rows in (1, 2, 4, 8, 10, 12) if rows <= batch]
-    rows = min(choices, key=lambda r: (-(-batch // r) * r * (1 + 1 / r), -r))
-    vectors = 2 if rows > 6 else 4
-    return rows, vectors, min(8 if vectors == 2 else 4, simd.lanes(dtype))
+        return (4 if batch > 1 else 1), 2, min(4, simd.lanes(dtype))
+    rows, vectors, units = (1, 4, 4) if batch == 1 else (4, 4, 4) if batch <= 4 else (10, 2, 8)
+    return rows, vectors, min(units, simd.lanes(dtype))
 
 
 class TiledStepper:

@@ -228,8 +228,34 @@ def time_to_accuracy_table() -> str:
     return "\n".join([*lines, "", _where(rows)])
 
 
+def epoch_table() -> str:
+    """Microseconds a training step by each library, and how many times gpubp's that is."""
+    rows = newest("epoch")
+    cases, subjects = _grid(rows)
+    ours = "gpubp cpu"
+    lines = [
+        f"| library | {' | '.join(f'{case}, us a step' for case in cases)} |",
+        f"|---|{'---|' * len(cases)}",
+    ]
+    for subject in subjects:
+        cells = []
+        for found in cases.values():
+            cell = ""
+            if subject in found:
+                us = float(found[subject]["median"])
+                times = us / float(found[ours]["median"])
+                threads = found[subject]["note"].split()[0]
+                cell = f"{_three_digits(us)} on {threads}"
+                cell += "" if subject == ours else f" ({times:.1f}x)"
+            cells.append(cell)
+        lines.append(f"| {subject} | {' | '.join(cells)} |")
+    data = sorted({row["note"].split("; ")[1] for row in rows})
+    return "\n".join([*lines, "", f"Data: {', '.join(data)}. {_where(rows)}"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy_table,
+    "epoch": epoch_table,
     "kernels": kernels_table,
     "scaling": scaling_table,
     "time_to_accuracy": time_to_accuracy_table,

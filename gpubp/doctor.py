@@ -106,6 +106,10 @@ def _blas() -> str:
     return f"{text}; loaded: {'; '.join(loaded)}"
 
 
+def _engine() -> str:
+    return str(import_module("gpubp.kernels.cpu.stepper").describe())
+
+
 def _gpu() -> str:
     from .backend import get_backend
 
@@ -138,6 +142,7 @@ _REPORT = {
     "SIMD": _simd,
     "cores": _cores,
     "BLAS": _blas,
+    "engine": _engine,
     "GPU": _gpu,
     "data": _data_cache,
     "kernels": _kernel_cache,

@@ -51,6 +51,13 @@ def choose_engine(plan: Plan) -> tuple[str, int]:
     return engine, 2 if 6 * plan.batch_size * weights >= _WORTH else 1
 
 
+def describe() -> str:
+    """The rule in a line, with what overrides it now."""
+    rule = f"tiled up to {_CACHE >> 20} MiB of weights, then blas"
+    rule = os.environ.get("GPUBP_ENGINE") or rule
+    return f"{rule}; {threads_at_hand()} threads (GPUBP_ENGINE, GPUBP_NUM_THREADS override)"
+
+
 class Stepper:
     """Mini-batch SGD on the CPU; what it computes is defined by the reference's Stepper.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -78,21 +79,24 @@ def digits28(n: int = 70_000, rng: int | np.random.Generator | np.random.SeedSeq
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    from gpubp.data._pen import DRAWS, render
+    from gpubp.kernels.cpu.generated import load_compiled
 
+    pen = load_compiled("_pen", Path(__file__).parent)
     generator = np.random.default_rng(rng)
     ways, points, first_way = _templates()
     y = generator.permutation(np.arange(n, dtype=np.int64) % 10)
     x = np.empty((n, 784), np.uint8)
 
     def draw(y: NDArray[np.int64], u: Any, grain: Any, x: NDArray[np.uint8]) -> None:
-        render(y, u, grain, first_way, ways, points, x)
+        pen.render(y, u, grain, first_way, ways, points, x)
 
+    # Compiled here: Numba may fail when threads are the first to ask for the same function.
+    draw(y[:0], np.empty((0, pen.DRAWS), np.float32), x[:0], x[:0])
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, n, _CHUNK):
             rows = slice(start, min(start + _CHUNK, n))
-            u = generator.random((rows.stop - start, DRAWS), dtype=np.float32)
+            u = generator.random((rows.stop - start, pen.DRAWS), dtype=np.float32)
             grain = generator.integers(0, 256, (rows.stop - start, 784), dtype=np.uint8)
             parts = [np.array_split(array, threads) for array in (y[rows], u, grain, x[rows])]
             list(pool.map(draw, *parts))

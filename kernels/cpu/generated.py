@@ -77,6 +77,7 @@ def _import(name: str, path: Path) -> ModuleType:
     return module
 
 
-def load_compiled(stem: str) -> ModuleType:
-    """The module ``stem`` of this folder, compiled from a copy in the cache."""
-    return load_generated((_HERE / f"{stem}.py").read_text(encoding="utf-8"))
+@cache
+def load_compiled(stem: str, folder: Path = _HERE) -> ModuleType:
+    """The module ``stem`` of a folder, by default this one, compiled from a copy in the cache."""
+    return load_generated((folder / f"{stem}.py").read_text(encoding="utf-8"))

@@ -146,12 +146,18 @@ def _apply(w, v, g, start, count, eta, momentum, nesterov, l2, l1):
 
 @_jit
 def _penalty(w, start, count, l2, l1):
-    """1/2 l2 ||w||^2 + l1 |w|_1 of w[start : start + count]; row sums are added in float64"""
+    """1/2 l2 ||w||^2 + l1 |w|_1 of w[start : start + count]; blocks are added in float64"""
     squares, sizes = 0.0, 0.0
-    for i in range(start, start + count, lane_count(l2)):
-        weight = load(w, i)
-        squares += lane_sum_float64(weight * weight)
-        sizes += lane_sum_float64(absolute(weight))
+    lanes = lane_count(l2)
+    for block in range(start, start + count, 16 * lanes):
+        square = splat(l2 - l2)
+        size = square
+        for i in range(block, min(block + 16 * lanes, start + count), lanes):
+            weight = load(w, i)
+            square = square + weight * weight
+            size = size + absolute(weight)
+        squares += lane_sum_float64(square)
+        sizes += lane_sum_float64(size)
     return 0.5 * l2 * squares + l1 * sizes
 
 

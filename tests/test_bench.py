@@ -72,7 +72,12 @@ def test_tables_are_made_of_the_rows(record: ModuleType, tmp_path: Path) -> None
 
 
 def test_columns_of_a_table_agree(record: ModuleType) -> None:
-    record.append(fake_rows(record))
+    epoch = [
+        record.Row("epoch", "S", subject, "step", "us", us, us, us, 3, "2 threads; MNIST")
+        for subject, us in (("gpubp cpu", 10.0), ("NumPy", 45.0))
+    ]
+    record.append([*fake_rows(record), *epoch])
+    assert "| NumPy | 45 on 2 (4.5x) |" in record.epoch_table()
     for name, table in record.TABLES.items():
         widths = {line.count("|") for line in table().splitlines() if line.startswith("|")}
         assert len(widths) == 1, name

@@ -16,6 +16,7 @@ import pkgutil
 from functools import cache
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from oracle import CUSTOM_ACTIVATIONS, legal_pairs, normwise, pair_id
@@ -40,8 +41,16 @@ def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def numba_knows_numpy() -> None:
+    """Numba takes NumPy's functions as it finds them at its first compilation, and for good."""
+    assert numba.njit(lambda: np.empty(2).size + np.empty_like(np.zeros(2)).size)() == 4
+
+
 @pytest.fixture
-def poisoned(fast_backend: gpubp.Backend, monkeypatch: pytest.MonkeyPatch) -> gpubp.Backend:
+def poisoned(
+    numba_knows_numpy: None, fast_backend: gpubp.Backend, monkeypatch: pytest.MonkeyPatch
+) -> gpubp.Backend:
     """The backend, with NaN in all that ``empty`` and ``empty_like`` return."""
     xp = fast_backend.xp
     empty, empty_like = xp.empty, xp.empty_like

@@ -90,7 +90,7 @@ def digits28(n: int = 70_000, rng: int | np.random.Generator | np.random.SeedSeq
     def draw(y: NDArray[np.int64], u: Any, grain: Any, x: NDArray[np.uint8]) -> None:
         pen.render(y, u, grain, first_way, ways, points, x)
 
-    # Compiled here: Numba may fail when threads are the first to ask for the same function.
+    # Compiled here, once, and not while all threads wait for it.
     draw(y[:0], np.empty((0, pen.DRAWS), np.float32), x[:0], x[:0])
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:

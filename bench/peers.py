@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ def sigmoid(z: Any) -> Any:
     return 1 / (1 + np.exp(-z))
 
 
-class Peer:
+class Peer(ABC):
     """``epoch(order)`` trains on the examples of ``order``; ``parameters()`` gives (w, b) lists."""
 
     steps_at_once = 0  # mini-batches in one call; 0 for a whole epoch
@@ -70,8 +71,9 @@ class Peer:
     def parameters(self) -> tuple[Any, Any]:
         return self.w, self.b
 
+    @abstractmethod
     def epoch(self, order: Any) -> None:
-        raise NotImplementedError
+        """Train on the examples of ``order`` in mini-batches."""
 
 
 class Gpubp(Peer):

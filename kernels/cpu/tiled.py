@@ -16,9 +16,9 @@ from gpubp.kernels.cpu.tile import CHUNK
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
-_LINE = 64  # bytes of a cache line: a vector that straddles two costs twice
+_LINE = 64  # bytes of a cache line: a vector that straddles two is slower to load
 _TRY_EVERY = 32  # runs of the compiled function
-_FLOPS_PER_CALL = 3e9  # one compiled call then takes about 0.03 s, and 0.2 s on a slow machine
+_FLOPS_PER_CALL = 3e9  # keeps one compiled call well under the second that Ctrl-C may wait
 
 
 def aligned(shape: int | tuple[int, ...], dtype: Any) -> Any:
@@ -132,7 +132,7 @@ class TiledStepper:
     def _faster(self) -> int:
         """The number of threads, 1 or all, that was the faster one lately, or has yet to be tried.
 
-        A second thread halves the time on an idle machine and multiplies it where the processor
+        A second thread saves time on an idle machine and costs a multiple where the processor
         is shared. Which it is changes by the second, so now and then the other is tried again.
         """
         self._runs += 1

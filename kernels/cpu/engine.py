@@ -26,18 +26,9 @@ from gpubp.kernels.cpu.rows import (
     steps,
     transpose,
 )
-from gpubp.kernels.cpu.simd import (
-    get,
-    lane_count,
-    lane_sum_float64,
-    load,
-    put,
-    select,
-    splat,
-    store,
-)
+from gpubp.kernels.cpu.rule import apply, penalty
+from gpubp.kernels.cpu.simd import get, lane_count, load, put, splat, store
 from gpubp.kernels.cpu.tile import CHUNK, forward_tile, update_tile
-from gpubp.kernels.cpu.vmath import absolute
 
 GROUP = 64  # columns that go to one part together: a cache line of uint8
 SPINS = 2000  # looks at the barrier before a waiting thread gives its time slice away
@@ -122,43 +113,6 @@ def _forward(rows, wide, listed, a, a0, chunk_step, chunks, counts, index, b, b0
                          counts, index, b, b0 + j * lanes, ldb,
                          c, c0 + j * step + i * lanes, step)  # fmt: skip
         j += 1
-
-
-@_jit
-def _apply(w, v, g, start, count, eta, momentum, nesterov, l2, l1):
-    """The update rule on w[start : start + count], whole vectors; g is used up and left zero."""
-    zero = splat(eta - eta)
-    rate, mu, shrink, sparse = splat(eta), splat(momentum), splat(l2), splat(l1)
-    for i in range(start, start + count, lane_count(eta)):
-        weight, gradient = load(w, i), load(g, i)
-        store(g, i, zero)
-        if l2 != 0 or l1 != 0:
-            pull = select(weight > zero, sparse, select(weight < zero, -sparse, zero))
-            gradient = gradient + shrink * weight + pull
-        step = rate * gradient
-        if momentum != 0:
-            velocity = mu * load(v, i) - step
-            store(v, i, velocity)
-            store(w, i, weight + (mu * velocity - step if nesterov else velocity))
-        else:
-            store(w, i, weight - step)
-
-
-@_jit
-def _penalty(w, start, count, l2, l1):
-    """1/2 l2 ||w||^2 + l1 |w|_1 of w[start : start + count]; blocks are added in float64"""
-    squares, sizes = 0.0, 0.0
-    lanes = lane_count(l2)
-    for block in range(start, start + count, 16 * lanes):
-        square = splat(l2 - l2)
-        size = square
-        for i in range(block, min(block + 16 * lanes, start + count), lanes):
-            weight = load(w, i)
-            square = square + weight * weight
-            size = size + absolute(weight)
-        squares += lane_sum_float64(square)
-        sizes += lane_sum_float64(size)
-    return 0.5 * l2 * squares + l1 * sizes
 
 
 @_jit
@@ -274,10 +228,10 @@ def train(
             for part in range(thread, parts, threads):
                 for first in range(part * GROUP, n_first, parts * GROUP):
                     count = (min(first + GROUP, n_first) - first) * layers[0, W_STEP]
-                    total += m * _penalty(w1, first * layers[0, W_STEP], count, l2, l1)
+                    total += m * penalty(w1, first * layers[0, W_STEP], count, l2, l1)
             for l in range(1, depth if thread == 0 else 1):
                 size = (layers[l, N_IN] + lanes - 1) // lanes * lanes * layers[l, W_STEP]
-                total += m * _penalty(p, layers[l, W], size, l2, l1)
+                total += m * penalty(p, layers[l, W], size, l2, l1)
 
         # From the output back: BP2 with w^l as it was in the forward pass, then its update.
         alpha = (one if buffered else -eta) / as_float(m, eta)
@@ -298,7 +252,7 @@ def train(
                 _update(units, wide, False, p, a, p, delta, step, m,
                         index[0], 0, into, row, w_step, blocks, alpha)  # fmt: skip
             if buffered:
-                _apply(p, v, g, layers[l, W], size, eta, momentum, nesterov, l2, l1)
+                apply(p, v, layers[l, W], g, layers[l, W], size, eta, momentum, nesterov, l2, l1)
             for k in range(0, n_in, lanes):
                 for j in range(0, n_out, lanes):
                     there = layers[l, WT] + j * layers[l, WT_STEP] + k
@@ -314,7 +268,7 @@ def train(
                 here = layers[l, B] + j * lanes
                 store(into, here, load(into, here) + splat(alpha) * column)
                 if buffered:
-                    _apply(p, v, g, here, lanes, eta, momentum, nesterov, zero, zero)
+                    apply(p, v, here, g, here, lanes, eta, momentum, nesterov, zero, zero)
 
         # BP4 of layer 1.
         delta, w_step = layers[0, DELTA], layers[0, W_STEP]
@@ -329,5 +283,5 @@ def train(
             if buffered:
                 for first in range(part * GROUP, n_first, parts * GROUP):
                     count = (min(first + GROUP, n_first) - first) * w_step
-                    _apply(w1, v1, g1, first * w_step, count, eta, momentum, nesterov, l2, l1)
+                    apply(w1, v1, first * w_step, g1, first * w_step, count, eta, momentum, nesterov, l2, l1)
     return total

@@ -82,6 +82,38 @@ def no_lanes(typing: Any, like: Any) -> Any:
 
 
 @intrinsic
+def load_as(typing: Any, array: Any, offset: Any, like: Any) -> Any:
+    """array[offset : offset + lanes], as many elements as vectors like ``like`` have"""
+    kind = Vector(array.dtype, lanes(like))
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return load_ir(builder, kind, pointer(context, builder, sig.args[0], args[0], args[1]))
+
+    return kind(array, types.int64, like), lower
+
+
+@intrinsic
+def mask_bits(typing: Any, mask: Any) -> Any:
+    """The mask as an int32: bit k says whether it holds in lane k"""
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], ir.IntType(mask.n)), I32)
+
+    return types.int32(mask), lower
+
+
+@intrinsic
+def any_bits(typing: Any, value: Any, bits: Any) -> Any:
+    """The lanes of an int32 vector that have one of these bits"""
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        common = builder.and_(args[0], splat_ir(builder, args[1], value.n))
+        return builder.icmp_unsigned("!=", common, ir.Constant(common.type, None))
+
+    return Vector(types.boolean, value.n)(value, types.int32), lower
+
+
+@intrinsic
 def count_lanes(typing: Any, mask: Any) -> Any:
     """In how many lanes the mask holds"""
 

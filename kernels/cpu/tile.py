@@ -210,3 +210,55 @@ def update_tile(
     return types.void(
         *sizes, a, size, d, size, size, size, index, size, b, size, size, element
     ), lower  # fmt: skip
+
+
+@intrinsic
+def product_tile(
+    typing: Any, rows: Any, vectors: Any, wide: Any, down: Any,
+    a: Any, a0: Any, a_list: Any, a_first: Any, b: Any, b0: Any, b_list: Any, b_first: Any,
+    count: Any, c: Any, c0: Any, alpha: Any,
+) -> Any:  # fmt: skip
+    """C[r, :] += alpha sum_e A_e[r] B_e[:]: the sum of ``count`` outer products, by two lists.
+
+    A_e are ``rows`` numbers and B_e is ``vectors`` vectors; where they begin in a and b the lists
+    say. All of forward, BP2 and BP4 are this sum; only what lies beside what differs, see
+    ``panels``: in a pass ``down`` the examples (BP4), e is an example, A_e neighbouring units of
+    it, and C rows of a panel of weights ``wide`` vectors across; otherwise (forward, BP2) e is a
+    unit, A_e its values in a block of ``rows`` examples, and C their new values.
+    """
+    sizes = rows, vectors, wide, down
+    rows, vectors, wide, down = len(rows), len(vectors), len(wide), down.literal_value
+    kind = vector(c.dtype)
+    n = kind.n
+    a_row, b_column = (1, rows * n) if down else (n, n)
+    c_row, c_column = (wide * n, n) if down else (n, rows * n)
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, a_list, b, b_list, c = (
+            pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (4, 6, 8, 10, 13)
+        )
+        count, alpha = args[12], args[15]
+        places = [(r, j) for r in range(rows) for j in range(vectors)]
+        zero = ir.Constant(ir_type(kind), [0.0] * n)
+        loop = _Loop(builder, count, [a_list, b_list] + [zero] * len(places))
+        a_at, b_at, *sums = loop.state
+        left = _at(builder, a, builder.sext(builder.load(a_at), I64))
+        right = _at(builder, b, builder.sext(builder.load(b_at), I64))
+        right = [load_ir(builder, kind, _at(builder, right, j * b_column)) for j in range(vectors)]
+        for r in range(rows):
+            scalar = splat_ir(builder, builder.load(_at(builder, left, r * a_row)), n)
+            for j in range(vectors):
+                at = r * vectors + j
+                sums[at] = fma_ir(builder, kind, scalar, right[j], sums[at])
+        sums = loop.close([_at(builder, a_at, 1), _at(builder, b_at, 1), *sums])[2:]
+        alpha = splat_ir(builder, alpha, n)
+        for (r, j), total in zip(places, sums, strict=True):
+            where = _at(builder, c, r * c_row + j * c_column)
+            new = fma_ir(builder, kind, alpha, total, load_ir(builder, kind, where))
+            store_ir(builder, kind, new, where)
+        return context.get_dummy_value()
+
+    size, element = types.int64, c.dtype
+    return types.void(
+        *sizes, a, size, a_list, size, b, size, b_list, size, size, c, size, element
+    ), lower  # fmt: skip

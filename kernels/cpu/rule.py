@@ -1,0 +1,48 @@
+"""The update rule and the penalties on whole vectors of weights, for both engines."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from gpubp.kernels.cpu.simd import lane_count, lane_sum_float64, load, select, splat, store
+from gpubp.kernels.cpu.vmath import absolute
+
+_jit = njit(nogil=True, error_model="numpy", boundscheck=False)
+
+
+@_jit
+def apply(w, v, start, g, g_start, count, eta, momentum, nesterov, l2, l1):
+    """The update rule on count weights from ``start``; g, from ``g_start``, is used up: left zero."""
+    zero = splat(eta - eta)
+    rate, mu, shrink, sparse = splat(eta), splat(momentum), splat(l2), splat(l1)
+    beside = g_start - start
+    for i in range(start, start + count, lane_count(eta)):
+        weight, gradient = load(w, i), load(g, beside + i)
+        store(g, beside + i, zero)
+        if l2 != 0 or l1 != 0:
+            pull = select(weight > zero, sparse, select(weight < zero, -sparse, zero))
+            gradient = gradient + shrink * weight + pull
+        step = rate * gradient
+        if momentum != 0:
+            velocity = mu * load(v, i) - step
+            store(v, i, velocity)
+            store(w, i, weight + (mu * velocity - step if nesterov else velocity))
+        else:
+            store(w, i, weight - step)
+
+
+@_jit
+def penalty(w, start, count, l2, l1):
+    """1/2 l2 ||w||^2 + l1 |w|_1 of w[start : start + count]; blocks are added in float64"""
+    squares, sizes = 0.0, 0.0
+    lanes = lane_count(l2)
+    for block in range(start, start + count, 16 * lanes):
+        square = splat(l2 - l2)
+        size = square
+        for i in range(block, min(block + 16 * lanes, start + count), lanes):
+            weight = load(w, i)
+            square = square + weight * weight
+            size = size + absolute(weight)
+        squares += lane_sum_float64(square)
+        sizes += lane_sum_float64(size)
+    return 0.5 * l2 * squares + l1 * sizes

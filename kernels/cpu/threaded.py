@@ -1,0 +1,119 @@
+"""What the two engines' Steppers share: data as they take it, threads, and how many of them to use."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from gpubp.kernels.cpu.blocks import stepper_kernels
+from gpubp.parameters import Parameters
+from gpubp.plan import Plan
+
+_LINE = 64  # bytes of a cache line: a vector that straddles two is slower to load
+_TRY_EVERY = 32  # runs of the compiled function
+_FLOPS_PER_CALL = 3e9  # keeps one compiled call well under the second that Ctrl-C may wait
+
+
+def aligned(shape: int | tuple[int, ...], dtype: Any) -> Any:
+    """Zeros that begin at a cache line."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(size + _LINE, np.uint8)
+    start = -raw.ctypes.data % _LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+class ThreadedStepper(ABC):
+    """Mini-batch SGD in one compiled call, by ``threads`` threads or by one, with the same bits.
+
+    x is (n, n_1) of the plan's dtype or uint8, dense or a SciPy CSR array; y is (n,) labels or
+    (n, n_L) targets; dense ones are C-ordered.
+    """
+
+    def __init__(
+        self, plan: Plan, parameters: Parameters, x: Any, y: Any, threads: int, dense_rows: int
+    ) -> None:
+        self.plan, self.parameters, self.threads = plan, parameters, threads
+        dtype = np.dtype(plan.dtype)
+        none = np.zeros(0, np.int64)
+        if hasattr(x, "indptr"):  # rows are written out, ``dense_rows`` at a time in all
+            self._values = x.data
+            self._starts, self._columns = x.indptr.astype(np.int64), x.indices.astype(np.int64)
+            self._x = aligned(dense_rows * plan.sizes[0], x.dtype)
+        else:
+            self._x, self._values = x.reshape(-1), np.zeros(0, x.dtype)
+            self._starts, self._columns = none, none
+        self._scale = dtype.type(1 / 255 if x.dtype == np.uint8 else 1)
+        self._labels = y.astype(np.int64, copy=False) if y.ndim == 1 else none
+        empty = np.zeros(0, dtype)
+        self._targets = empty if y.ndim == 1 else y.astype(dtype, copy=False).reshape(-1)
+        self._kernels = stepper_kernels(plan)
+        self._state = aligned(24, np.int64)
+        self._last, self._runs = 1, 0
+        self._lately = {1: 0.0, threads: 0.0}  # seconds an example
+        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        work = 6 * plan.batch_size * sum(a * b for a, b in pairwise(plan.sizes))
+        self._piece = plan.batch_size * max(1, int(_FLOPS_PER_CALL / work))
+
+    @abstractmethod
+    def _train(self, thread: int, threads: int, order: Any, learning_rate: float) -> float:
+        """One thread's part of the training on ``order``, and of the summed objective."""
+
+    @abstractmethod
+    def _copy(self, inward: bool) -> None:
+        """Parameters and velocity into the engine's layout, or back."""
+
+    def _wake(self) -> None:
+        """Called before a run by all threads that follows one by a single thread."""
+
+    def run(self, order: Any, learning_rate: float) -> float:
+        """Train on the examples of ``order``; the mean of their objective before each update."""
+        order = np.ascontiguousarray(order, np.int64)
+        self._copy(inward=True)
+        total = 0.0
+        try:
+            for start in range(0, len(order), self._piece):
+                piece = order[start : start + self._piece]
+                threads = self._faster() if len(piece) >= self._piece // 4 else 1
+                started = time.perf_counter()
+                total += self._run(piece, learning_rate, threads)
+                self._lately[threads] = (time.perf_counter() - started) / len(piece)
+        finally:
+            self._copy(inward=False)
+        return total / len(order)
+
+    def _faster(self) -> int:
+        """The number of threads, 1 or all, that was the faster one lately, or has yet to be tried.
+
+        A second thread saves time on an idle machine and costs a multiple where the processor
+        is shared. Which it is changes by the second, so now and then the other is tried again.
+        """
+        self._runs += 1
+        other = self.threads if self._last == 1 else 1
+        slower = self._lately[self._last] > self._lately[other]
+        return other if slower or self._runs % _TRY_EVERY == 0 else self._last
+
+    def _run(self, order: Any, learning_rate: float, threads: int) -> float:
+        self._state[:] = 0
+        if threads > self._last:
+            self._wake()
+        self._last = threads
+        if threads == 1:
+            return self._train(0, 1, order, learning_rate)
+        assert self._pool is not None
+        others = [
+            self._pool.submit(self._train, thread, threads, order, learning_rate)
+            for thread in range(1, threads)
+        ]
+        try:
+            total = self._train(0, threads, order, learning_rate)
+        finally:
+            # Reached late only if this thread was interrupted before its part: nobody waits for it.
+            self._state[16] = 1
+            totals = [other.result() for other in others]
+        return total + sum(totals)

@@ -14,6 +14,14 @@ from gpubp.kernels.cpu.threaded import ThreadedStepper, aligned
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
+_LINE = 16  # int32 numbers to a cache line
+
+
+def _copy(array: Any) -> Any:
+    copied = aligned(array.shape, array.dtype)
+    copied[...] = array
+    return copied
+
 
 def panel_shape(batch: int, dtype: Any) -> tuple[int, int]:
     """(examples of a block, vectors of a panel): the sums of a tile fill the registers."""
@@ -35,7 +43,8 @@ class PanelStepper(ThreadedStepper):
         self._engine = engine = load_compiled("panels")
         self._shape = (None,) * rows, (None,) * wide
         blocks = -(-m // rows)
-        self._by_rows = blocks >= 2 * threads
+        hidden = min((-(-n // (wide * lanes)) for n in sizes[1:-1]), default=0)
+        self._by_rows = hidden < threads <= blocks
 
         def vectors(n: int) -> int:
             return -(-n // lanes)
@@ -45,7 +54,7 @@ class PanelStepper(ThreadedStepper):
             # into a few sets of the cache.
             return (-(-vectors(n) // wide) | 1) * wide * rows * lanes
 
-        # Where everything lies: parameters first, then w^T, then a^1 and z, a, delta of each layer.
+        # Where everything lies: parameters first, then w^T and z, a, delta of each layer.
         depth, end = len(sizes) - 1, 0
         self._layers = layers = np.zeros((depth, engine.FIELDS), np.int64)
 
@@ -57,50 +66,51 @@ class PanelStepper(ThreadedStepper):
             return -(-vectors(n_out) // wide) * wide * lanes * vectors(n_in) * lanes
 
         for l, (n_in, n_out) in enumerate(pairwise(sizes)):
-            layers[l, [engine.N_IN, engine.N_OUT]] = n_in, n_out
+            layers[l, [engine.N_IN, engine.N_OUT, engine.BLOCK]] = n_in, n_out, block(n_out)
             place(l, engine.W, panels(n_in, n_out))
             place(l, engine.B, vectors(n_out) * lanes)
         n_parameters = end
-        place(0, engine.A_IN, blocks * block(sizes[0]))
-        layers[0, engine.IN_BLOCK] = block(sizes[0])
         for l, (n_in, n_out) in enumerate(pairwise(sizes)):
-            if l > 0:
-                place(l, engine.WT, panels(n_out, n_in))
-                layers[l, [engine.A_IN, engine.IN_BLOCK]] = layers[
-                    l - 1, [engine.A, engine.BLOCK]
-                ]
-            layers[l, engine.BLOCK] = block(n_out)
+            place(l, engine.WT, panels(n_out, n_in) if l > 0 else 0)
             for field in (engine.Z, engine.A, engine.DELTA):
                 place(l, field, blocks * block(n_out))
         self._p = aligned(end, dtype)
         self._v = aligned(n_parameters if plan.rule.momentum else 0, dtype)
-        self._g = [aligned(lanes * wide * lanes, dtype) for _ in range(threads)]
         self._y = aligned(blocks * block(sizes[-1]), dtype)
-
-        # Lists begin with an entry for every unit or every example, layer by layer.
-        unit, example = np.arange(max(sizes)), np.arange(m)
-        self._list_step = -(-(max(sizes) + simd.REGISTER_BYTES // 4) // 16) * 16
-        self._a_list, self._b_list = aligned((2, (1 + blocks) * self._list_step), np.int32)
-        self._a_list[: len(unit)] = unit // lanes * rows * lanes + unit % lanes
-        self._b_list[: len(unit)] = unit * wide * lanes
-        self._rows_step = -(-(m + simd.REGISTER_BYTES // 4) // 16) * 16
-        groups = vectors(sizes[0]) * lanes // rows
-        self._a_rows, self._b_rows = aligned((2, (depth + groups) * self._rows_step), np.int32)
-        for l in range(depth):
-            at = slice(l * self._rows_step, l * self._rows_step + m)
-            inside = example % rows * lanes
-            self._a_rows[at] = example // rows * layers[l, engine.IN_BLOCK] + inside
-            self._b_rows[at] = example // rows * layers[l, engine.BLOCK] + inside
-        self._counts = aligned(blocks, np.int64)
-        self._row_counts = aligned(groups, np.int64)
-        self._mask_step = self._rows_step
-        self._masks = aligned(vectors(sizes[0]) * self._mask_step, np.int32)
-        self._at = aligned(m, np.int64)
         self._costs = aligned(blocks, np.float64)
         self._penalties = aligned(n_parameters // (wide * lanes * lanes) + 1, np.float64)
 
+        # What threads have of their own, or by rows in common: a^1 and lists. The lists begin with
+        # an entry for every unit, and for every example of each layer.
+        def up(n: int) -> int:  # and room for one vector more
+            return (n // _LINE + 2) * _LINE
+
+        unit, example = np.arange(max(sizes)), np.arange(m)
+        groups = vectors(sizes[0]) * lanes // rows
+        self._a1_step, self._list_step, self._rows_step = block(sizes[0]), up(max(sizes)), up(m)
+        a_list, b_list = aligned((2, (1 + blocks) * self._list_step), np.int32)
+        a_list[: len(unit)] = unit // lanes * rows * lanes + unit % lanes
+        b_list[: len(unit)] = unit * wide * lanes
+        a_rows, b_rows = aligned((2, (depth + groups) * self._rows_step), np.int32)
+        for l in range(depth):
+            at = slice(l * self._rows_step, l * self._rows_step + m)
+            in_step = layers[l - 1, engine.BLOCK] if l > 0 else self._a1_step
+            a_rows[at] = example // rows * in_step + example % rows * lanes
+            b_rows[at] = example // rows * layers[l, engine.BLOCK] + example % rows * lanes
+        own = {
+            "a1": aligned(blocks * self._a1_step, dtype),
+            "at": aligned(m, np.int64),
+            "a_list": a_list, "b_list": b_list, "counts": aligned(blocks, np.int64),
+            "a_rows": a_rows, "b_rows": b_rows, "row_counts": aligned(groups, np.int64),
+            "masks": aligned(vectors(sizes[0]) * self._rows_step, np.int32),
+        }  # fmt: skip
+        self._g = [aligned(lanes * wide * lanes, dtype) for _ in range(threads)]
+        self._own = [own]
+        for _ in range(1, threads):
+            self._own.append(own if self._by_rows else {name: _copy(own[name]) for name in own})
+
     def _train(self, thread: int, threads: int, order: Any, learning_rate: float) -> float:
-        rule, number = self.plan.rule, np.dtype(self.plan.dtype).type
+        rule, number, own = self.plan.rule, np.dtype(self.plan.dtype).type, self._own[thread]
         return float(
             self._engine.train(
                 thread, threads, self._by_rows, self._state, *self._shape,
@@ -108,10 +118,10 @@ class PanelStepper(ThreadedStepper):
                 self._x, self._values, self._starts, self._columns, self._scale,
                 self._labels, self._targets, self._layers, self._p, self._v, self._g[thread],
                 number(rule.momentum), rule.nesterov, number(rule.l2), number(rule.l1),
-                self._at, self._a_list, self._b_list, self._list_step, self._counts,
-                self._a_rows, self._b_rows, self._rows_step, self._row_counts,
-                self._masks, self._mask_step, self._y, self._costs, self._penalties,
-                self._kernels,
+                own["a1"], self._a1_step, own["at"],
+                own["a_list"], own["b_list"], self._list_step, own["counts"],
+                own["a_rows"], own["b_rows"], self._rows_step, own["row_counts"], own["masks"],
+                self._y, self._costs, self._penalties, self._kernels,
             )
         )  # fmt: skip
 

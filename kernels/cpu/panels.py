@@ -14,10 +14,16 @@ the gradient. The forward pass passes over the inputs that are zero in a whole b
 BP4 over the examples in which a whole group of neighbouring inputs is. Of MNIST, in blocks and
 groups of 4, that leaves 39% of the one and 28% of the other.
 
-From packing to BP2 no example needs another's numbers, so the threads share the blocks of
-examples; then they meet and share the units in BP4: two barriers a mini-batch. Where examples are
-few (``by_rows`` false) they share the panels instead and meet after every layer. Each number is
-computed by one thread in one order, so the bits do not depend on how many threads there are.
+The threads share the work in one of two ways; either way each number is computed by one thread in
+one order, so the bits depend neither on the way nor on how many threads there are.
+
+* By columns: a thread owns panels. It computes their z, a and delta for all examples and updates
+  their weights, which so stay in its cache. Threads meet once a layer, in the forward pass and in
+  BP2, to see each other's a and delta; the output layer, whose rows softmax needs whole, is shared
+  by examples, and its weights by the units they come from.
+* By rows: a thread owns blocks of examples from packing to BP2, where no example needs another's
+  numbers, and in BP4 units. It meets the others twice a mini-batch, but weights and inputs wander
+  between caches. This is for layers with too few panels to share.
 """
 
 from __future__ import annotations
@@ -37,17 +43,16 @@ from gpubp.kernels.cpu.rows import (
     transpose,
 )
 from gpubp.kernels.cpu.rule import apply, penalty
-from gpubp.kernels.cpu.simd import first_lanes, get, lane_count, load, put, splat, store
+from gpubp.kernels.cpu.simd import first_lanes, get, lane_count, load, prefetch, put, splat, store
 from gpubp.kernels.cpu.tile import product_tile
 
 SPINS = 2000  # looks at the barrier before a waiting thread gives its time slice away
 PART = 512  # terms summed at once: a long sum in parts rounds less
 
-# The columns of ``layers``, one row a layer of weights; they count elements of ``p``. What layer
-# l takes in begins at A_IN, and IN_BLOCK is the step from one block of examples to the next; Z, A
-# and DELTA of what it gives out are BLOCK apart.
-N_IN, N_OUT, W, WT, B, Z, A, DELTA, BLOCK, A_IN, IN_BLOCK = range(11)
-FIELDS = 11
+# The columns of ``layers``, one row a layer of weights; they count elements of ``p``. BLOCK is the
+# step from one block of examples to the next in Z, A and DELTA.
+N_IN, N_OUT, W, WT, B, Z, A, DELTA, BLOCK = range(9)
+FIELDS = 9
 
 _jit = njit(nogil=True, error_model="numpy", boundscheck=False)
 _cached_jit = njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
@@ -95,6 +100,16 @@ def _pack(rows, x, at, example, m, n_in, like, p, a0, a_list, b_list, first, mas
         store(b_list, to, compress(load_as(b_list, k, like), used))
         to += count_lanes(used)
     return to - first
+
+
+@_jit
+def _prefetch_rows(x, order, first, last, n_in):
+    """Ask for the rows that order[first:last] names, a cache line at a time"""
+    step = 64 // x.itemsize
+    for i in range(first, last):
+        row = get(order, i) * n_in
+        for k in range(0, n_in + step - 1, step):
+            prefetch(x, row + min(k, n_in - 1), 2)
 
 
 @_jit
@@ -148,40 +163,41 @@ def train(
     thread, threads, by_rows, state, rows, wide, order, batch, eta,
     x, values, starts, columns, scale, labels, targets,
     layers, p, v, g, momentum, nesterov, l2, l1,
-    at, a_list, b_list, list_step, counts, a_rows, b_rows, rows_step, row_counts, masks, mask_step,
-    y, costs, penalties, kernels,
+    a1, a1_step, at, a_list, b_list, list_step, counts, a_rows, b_rows, rows_step, row_counts,
+    masks, y, costs, penalties, kernels,
 ):  # fmt: skip
     """Train on ``order``; from thread 0 the summed objective, before each update.
 
     ``rows`` and ``wide`` are tuples: their lengths are the examples of a block and the vectors of a
     panel. ``layers`` (int64, one row of FIELDS a layer of weights) says where everything lies in
-    ``p``, which all threads share; ``v`` is its velocity, ``g`` a thread's own room for the gradient
-    of one group of units. ``kernels``: output, then (sigma, hadamard) a layer, as addresses.
+    ``p``, which all threads share; ``v`` is its velocity. ``g`` is a thread's own room for a piece
+    of the gradient. ``kernels``: output, then (sigma, hadamard) a layer, as addresses.
     Sparse x: ``values`` and ``columns`` of row i lie from ``starts[i]`` on, and ``x`` is room of
     zeros for a block of dense rows a thread.
     """
     lanes = lane_count(eta)
-    tall = len(rows)
-    panel = len(wide) * lanes  # columns
+    tall, across = len(rows), len(wide)
+    panel = across * lanes  # columns
     depth = layers.shape[0]
     n_first, n_last = layers[0, N_IN], layers[depth - 1, N_OUT]
     one = as_float(1, eta)
     zero = one - one
+    together = threads > 1
     # Plain SGD goes from the tile into the weights; momentum, penalties and sums in several parts
     # by way of g. (L2 as a factor 1 - eta l2 would not need g, but in float32 a small eta l2
     # rounds away.)
-    buffered = momentum != zero or l2 != zero or l1 != zero or batch > PART
+    penalised = l2 != zero or l1 != zero
+    buffered = momentum != zero or penalised or batch > PART
     total = 0.0
     for start in range(0, order.size, batch):
         m = min(batch, order.size - start)
         blocks = (m + tall - 1) // tall
-        first, last = 0, blocks
-        if by_rows:
-            first, last = blocks * thread // threads, blocks * (thread + 1) // threads
+        my_first, my_last = blocks * thread // threads, blocks * (thread + 1) // threads
+        first, last = (my_first, my_last) if by_rows else (0, blocks)
         panel_from, panel_step = (0, 1) if by_rows else (thread, threads)
 
-        # a^1, y, and the lists of inputs
-        for t in range(first if by_rows else thread, last, 1 if by_rows else threads):
+        # a^1 and the lists of inputs
+        for t in range(first, last):
             example, count = t * tall, min(tall, m - t * tall)
             for i in range(count):
                 row = get(order, start + example + i)
@@ -190,135 +206,147 @@ def train(
                     put(at, example + i, (thread * tall + i) * n_first)
                     for e in range(get(starts, row), get(starts, row + 1)):
                         put(x, (thread * tall + i) * n_first + get(columns, e), get(values, e))
-            a_in = layers[0, A_IN] + t * layers[0, IN_BLOCK]
-            counts[t] = _pack(rows, x, at, example, count, n_first, eta, p, a_in,
-                              a_list, b_list, (1 + t) * list_step, masks, mask_step)  # fmt: skip
+            counts[t] = _pack(rows, x, at, example, count, n_first, eta, a1, t * a1_step,
+                              a_list, b_list, (1 + t) * list_step, masks, rows_step)  # fmt: skip
             if starts.size:
                 for i in range(count):
                     row = get(order, start + example + i)
                     for e in range(get(starts, row), get(starts, row + 1)):
                         put(x, (thread * tall + i) * n_first + get(columns, e), x.dtype.type(0))
-            _targets(rows, labels, targets, order, start + example, count, n_last, eta,
-                     y, t * layers[depth - 1, BLOCK])  # fmt: skip
-        if threads > 1 and not by_rows and not barrier(state, threads, SPINS):
-            return total
 
         # Forward: z^l = w^l a^{l-1} + b^l, a^l = sigma(z^l).
         for l in range(depth):
             n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
-            across = (n_out + lanes - 1) // lanes
-            for q in range(panel_from, (n_out + panel - 1) // panel, panel_step):
-                vectors = min(len(wide), across - q * len(wide))
+            vectors = (n_out + lanes - 1) // lanes
+            is_output = l == depth - 1
+            if is_output:
+                first, last, panel_from, panel_step = my_first, my_last, 0, 1
+            for q in range(panel_from, (vectors + across - 1) // across, panel_step):
                 w = layers[l, W] + q * panel * ((n_in + lanes - 1) // lanes * lanes)
                 for t in range(first, last):
                     beside = t * layers[l, BLOCK] + q * panel * tall
-                    z, a_in = layers[l, Z] + beside, layers[l, A_IN] + t * layers[l, IN_BLOCK]
-                    for j in range(vectors):
+                    z = layers[l, Z] + beside
+                    here = min(across, vectors - q * across)
+                    for j in range(here):
                         bias = load(p, layers[l, B] + q * panel + j * lanes)
                         for i in range(tall):
                             store(p, z + (j * tall + i) * lanes, bias)
                     if l == 0:
-                        _product(rows, wide, False, vectors, p, a_in, a_list, p, w, b_list,
+                        if q == panel_from and not starts.size:
+                            after = start + batch + t * tall
+                            _prefetch_rows(x, order, after, min(after + tall, order.size), n_first)
+                        _product(rows, wide, False, here, a1, t * a1_step, a_list, p, w, b_list,
                                  (1 + t) * list_step, counts[t], p, z, scale)  # fmt: skip
                     else:
-                        _product(rows, wide, False, vectors, p, a_in, a_list, p, w, b_list,
+                        below = layers[l - 1, A] + t * layers[l - 1, BLOCK]
+                        _product(rows, wide, False, here, p, below, a_list, p, w, b_list,
                                  0, n_in, p, z, one)  # fmt: skip
-                    if l < depth - 1:
+                    if not is_output:
                         call_kernel(kernels[1 + 2 * l], min(tall, m - t * tall), tall * lanes,
                                     min(n_out - q * panel, panel), p, z, p, layers[l, A] + beside,
                                     p, z, y, 0, p, z)  # fmt: skip
-            if threads > 1 and not by_rows and not barrier(state, threads, SPINS):
+            if together and not by_rows and not is_output and not barrier(state, threads, SPINS):
                 return total
 
-        # The output layer's rows are finished whole, for softmax: a^L, BP1, the cost.
-        for t in range(first, last if by_rows or thread == 0 else first):
+        # a^L whole, BP1, and the cost before the update
+        for t in range(my_first, my_last):
             beside, count = t * layers[depth - 1, BLOCK], min(tall, m - t * tall)
             z, a = layers[depth - 1, Z] + beside, layers[depth - 1, A] + beside
             delta = layers[depth - 1, DELTA] + beside
+            _targets(rows, labels, targets, order, start + t * tall, count, n_last, eta, y, beside)
             call_kernel(kernels[2 * depth - 1], count, tall * lanes, n_last,
                         p, z, p, a, p, z, y, 0, p, z)  # fmt: skip
             costs[t] = call_kernel(kernels[0], count, tall * lanes, n_last,
                                    p, z, p, a, p, delta, y, beside, p, delta)  # fmt: skip
-        if threads > 1 and not by_rows and not barrier(state, threads, SPINS):
+        if together and not by_rows and not barrier(state, threads, SPINS):
             return total
 
         # BP2: delta^l = ((w^{l+1})^T delta^{l+1}) (x) sigma'(z^l).
-        for l in range(depth - 1, 0, -1):
-            n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
-            across = (n_in + lanes - 1) // lanes
-            for q in range(panel_from, (n_in + panel - 1) // panel, panel_step):
-                vectors = min(len(wide), across - q * len(wide))
-                wt = layers[l, WT] + q * panel * ((n_out + lanes - 1) // lanes * lanes)
+        if not by_rows:
+            first, last, panel_from, panel_step = 0, blocks, thread, threads
+        for l in range(depth - 2, -1, -1):
+            n, n_above = layers[l, N_OUT], layers[l + 1, N_OUT]
+            vectors = (n + lanes - 1) // lanes
+            for q in range(panel_from, (vectors + across - 1) // across, panel_step):
+                wt = layers[l + 1, WT] + q * panel * ((n_above + lanes - 1) // lanes * lanes)
                 for t in range(first, last):
-                    beside = t * layers[l - 1, BLOCK] + q * panel * tall
-                    below = layers[l - 1, DELTA] + beside
-                    for i in range(vectors * tall):
-                        store(p, below + i * lanes, splat(zero))
-                    _product(rows, wide, False, vectors,
-                             p, layers[l, DELTA] + t * layers[l, BLOCK], a_list, p, wt, b_list,
-                             0, n_out, p, below, one)  # fmt: skip
-                    call_kernel(kernels[2 * l], min(tall, m - t * tall), tall * lanes,
-                                min(n_in - q * panel, panel), p, layers[l - 1, Z] + beside,
-                                p, layers[l - 1, A] + beside, p, below, y, 0, p, below)  # fmt: skip
-            if threads > 1 and not by_rows and l > 1 and not barrier(state, threads, SPINS):
+                    beside = t * layers[l, BLOCK] + q * panel * tall
+                    delta = layers[l, DELTA] + beside
+                    here = min(across, vectors - q * across)
+                    for i in range(here * tall):
+                        store(p, delta + i * lanes, splat(zero))
+                    above = layers[l + 1, DELTA] + t * layers[l + 1, BLOCK]
+                    _product(rows, wide, False, here, p, above, a_list, p, wt, b_list,
+                             0, n_above, p, delta, one)  # fmt: skip
+                    call_kernel(kernels[2 + 2 * l], min(tall, m - t * tall), tall * lanes,
+                                min(n - q * panel, panel), p, layers[l, Z] + beside,
+                                p, layers[l, A] + beside, p, delta, y, 0, p, delta)  # fmt: skip
+            # By columns with one hidden layer, all that follows is in the owner's hands.
+            if together and not by_rows and depth > 2 and not barrier(state, threads, SPINS):
                 return total
-        if threads > 1 and not barrier(state, threads, SPINS):
+        if together and by_rows and not barrier(state, threads, SPINS):
             return total
         if thread == 0:
             for t in range(blocks):
                 total += costs[t]
 
-        # BP3, BP4 and the update, from the output back.
+        # BP3, BP4 and the update, from the output back
         slot = 0
         for l in range(depth - 1, -1, -1):
             n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
-            k_blocks, across = (n_in + lanes - 1) // lanes, (n_out + lanes - 1) // lanes
+            k_blocks, vectors = (n_in + lanes - 1) // lanes, (n_out + lanes - 1) // lanes
             alpha = (one if buffered else -eta) / as_float(m, eta)
-            for j in range(thread, across, threads):
-                column = _column_sum(rows, p, layers[l, DELTA] + j * tall * lanes,
-                                     layers[l, BLOCK], m, eta)  # fmt: skip
-                bias = layers[l, B] + j * lanes
-                if buffered:
-                    store(g, 0, splat(alpha) * column)
-                    apply(p, v, bias, g, 0, lanes, eta, momentum, nesterov, zero, zero)
-                else:
-                    store(p, bias, load(p, bias) + splat(alpha) * column)
+            by_panels = not by_rows and l < depth - 1
+            for j in range(vectors):
+                if j // across % threads == thread:
+                    column = _column_sum(rows, p, layers[l, DELTA] + j * tall * lanes,
+                                         layers[l, BLOCK], m, eta)  # fmt: skip
+                    bias = layers[l, B] + j * lanes
+                    if buffered:
+                        store(g, 0, splat(alpha) * column)
+                        apply(p, v, bias, g, 0, lanes, eta, momentum, nesterov, zero, zero)
+                    else:
+                        store(p, bias, load(p, bias) + splat(alpha) * column)
             if l == 0:
                 alpha = alpha * scale
-                for k in range(thread, k_blocks, threads):
-                    for u in range(0, lanes, tall):
-                        group = (k * lanes + u) // tall
-                        row_counts[group] = _choose(
-                            masks, k * mask_step, int32(((1 << tall) - 1) << u), m,
-                            a_rows, b_rows, (depth + group) * rows_step,
-                        )  # fmt: skip
-            for q in range((across + len(wide) - 1) // len(wide)):
-                vectors = min(len(wide), across - q * len(wide))
+                for k in range(k_blocks):
+                    if by_panels or k // across % threads == thread:
+                        for u in range(0, lanes, tall):
+                            group = (k * lanes + u) // tall
+                            row_counts[group] = _choose(
+                                masks, k * rows_step, int32(((1 << tall) - 1) << u), m,
+                                a_rows, b_rows, (depth + group) * rows_step,
+                            )  # fmt: skip
+            source, a_in = (a1, 0) if l == 0 else (p, layers[l - 1, A])
+            for q in range((vectors + across - 1) // across):
+                here = min(across, vectors - q * across)
                 delta = layers[l, DELTA] + q * panel * tall
-                for k in range(thread, k_blocks, threads):
+                for k in range(k_blocks):
+                    if (q if by_panels else k // across) % threads != thread:
+                        continue
                     w = layers[l, W] + (q * k_blocks + k) * panel * lanes
                     into, to = (g, 0) if buffered else (p, w)
                     for u in range(0, min(lanes, n_in - k * lanes), tall):
                         group = (k * lanes + u) // tall
                         chosen = (depth + group) * rows_step if l == 0 else l * rows_step
                         count = row_counts[group] if l == 0 else m
-                        _product(rows, wide, True, vectors,
-                                 p, layers[l, A_IN] + k * tall * lanes + u, a_rows,
-                                 p, delta, b_rows, chosen, count,
+                        _product(rows, wide, True, here, source, a_in + k * tall * lanes + u,
+                                 a_rows, p, delta, b_rows, chosen, count,
                                  into, to + u * panel, alpha)  # fmt: skip
-                    if l2 != zero or l1 != zero:
+                    if penalised:
                         penalties[slot + q * k_blocks + k] = penalty(p, w, panel * lanes, l2, l1)
                     if buffered:
                         apply(p, v, w, g, 0, panel * lanes, eta, momentum, nesterov, l2, l1)
                     if l > 0:  # w^T, for BP2
-                        to = layers[l, WT] + k // len(wide) * panel * across * lanes
-                        to += k % len(wide) * lanes + q * len(wide) * panel * lanes
-                        for j in range(vectors):
+                        to = layers[l, WT] + k // across * panel * vectors * lanes
+                        to += k % across * lanes + q * across * panel * lanes
+                        for j in range(here):
                             transpose(p, w + j * lanes, panel, p, to + j * lanes * panel, panel)
-            slot += (across + len(wide) - 1) // len(wide) * k_blocks
-        if threads > 1 and not barrier(state, threads, SPINS):
+            slot += (vectors + across - 1) // across * k_blocks
+        shared = by_rows or depth != 2 or penalised
+        if together and shared and not barrier(state, threads, SPINS):
             return total
-        if thread == 0 and (l2 != zero or l1 != zero):
+        if thread == 0 and penalised:
             squared = 0.0
             for i in range(slot):
                 squared += penalties[i]

@@ -27,7 +27,7 @@ def as_array(xp: ModuleType, value: Any, name: str) -> Any:
                 "or build the network with backend='cuda'"
             )
         if hasattr(value, "tocsr"):
-            raise TypeError(f"{name} is a sparse matrix, which is not supported: pass x.toarray()")
+            raise TypeError(f"{name} is a sparse matrix: only x may be; pass {name}.toarray()")
         if hasattr(value, "__array__") or not hasattr(value, "__dlpack__"):
             try:
                 array = np.asarray(value)
@@ -78,8 +78,14 @@ def _converted(xp: ModuleType, array: Any, dtype: Any, name: str) -> Any:
 
 
 def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> Any:
-    """x as an (n, n_in) C-ordered array of ``dtype``, or of uint8 if it came as uint8."""
-    x = as_array(xp, x, name)
+    """x as an (n, n_in) C-ordered array of ``dtype``, or of uint8 if it came as uint8.
+
+    On the CPU a SciPy sparse matrix is taken too, as a CSR array.
+    """
+    sparse = hasattr(x, "tocsr")
+    if sparse and xp is not np:
+        raise TypeError(f"{name} is a sparse matrix, which the GPU does not take: {name}.toarray()")
+    x = _as_csr(x, dtype, name) if sparse else as_array(xp, x, name)
     if x.ndim != 2:
         hint = ""
         if x.ndim == 1 and x.size == n_in:
@@ -92,12 +98,38 @@ def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> A
             f"{name} has {x.shape[1]} values an example, but the network's input layer has "
             f"{n_in} neurons"
         )
-    if len(x) == 0:
+    if x.shape[0] == 0:
         raise ValueError(f"{name} holds no examples")
+    if sparse:
+        return x
     check_finite(xp, x, name)
     if x.dtype != xp.uint8:
         x = _converted(xp, x, dtype, name)
     return xp.ascontiguousarray(x)
+
+
+def _as_csr(x: Any, dtype: Any, name: str) -> Any:
+    """A sparse matrix as a CSR array of ``dtype`` or uint8, a copy, with no entry twice."""
+    import scipy.sparse
+
+    if x.dtype.kind not in "biuf":
+        raise TypeError(f"{name} holds {x.dtype}, not numbers: convert it to float or uint8")
+    with np.errstate(over="ignore"):
+        kept = np.uint8 if x.dtype == np.uint8 else dtype
+        csr = scipy.sparse.csr_array(x, dtype=kept, copy=True)
+    try:
+        csr.check_format()
+    except ValueError as error:
+        raise ValueError(f"{name} is not a valid CSR matrix ({error}): build it anew") from error
+    csr.sum_duplicates()
+    bad = np.flatnonzero(~np.isfinite(csr.data))
+    if bad.size:
+        row = int(np.searchsorted(csr.indptr, bad[0], side="right")) - 1
+        raise ValueError(
+            f"{name} holds NaN or infinity as {csr.dtype}, first in row {row}: "
+            "remove or replace such values"
+        )
+    return csr
 
 
 def check_y(xp: ModuleType, y: Any, rows: int, n_out: int, dtype: Any, name: str = "y") -> Any:
@@ -137,7 +169,9 @@ def check_y(xp: ModuleType, y: Any, rows: int, n_out: int, dtype: Any, name: str
 
 
 def as_input(xp: ModuleType, x: Any, dtype: Any) -> Any:
-    """a^1 for rows of x: uint8 as x/255, the rest unchanged, in ``dtype``."""
+    """a^1 for rows of x: uint8 as x/255, the rest unchanged, in ``dtype``; sparse rows as dense."""
+    if hasattr(x, "toarray"):
+        x = x.toarray()
     if x.dtype == xp.uint8:
         return xp.divide(x, np.dtype(dtype).type(255), dtype=dtype)
     return x.astype(dtype, copy=False)

@@ -140,7 +140,7 @@ class Network:
         """
         xp = self.backend.xp
         x = check_x(xp, x, self.sizes[0], self.dtype, f"{name}x")
-        y = check_y(xp, y, len(x), self.sizes[-1], self.dtype, f"{name}y")
+        y = check_y(xp, y, x.shape[0], self.sizes[-1], self.dtype, f"{name}y")
         if self.cost.unit_interval and y.ndim == 2:
             for target in (float(y.min()), float(y.max())):
                 if not 0 <= target <= 1:
@@ -155,7 +155,7 @@ class Network:
         """a^L (n, n_L) for x (n, n_1), an array of the backend; uint8 is read as x/255."""
         xp = self.backend.xp
         x = check_x(xp, x, self.sizes[0], self.dtype)
-        out = xp.empty((len(x), self.sizes[-1]), self.dtype)
+        out = xp.empty((x.shape[0], self.sizes[-1]), self.dtype)
         for rows, _, a in self._forward_chunks(x):
             out[rows] = a
         return out
@@ -220,7 +220,7 @@ class Network:
             total += float(c.sum(dtype=float))
             if right is not None:
                 right += int((_classes(xp, a) == _classes(xp, targets)).sum())
-        return Evaluation(total / len(x), None if right is None else right / len(x))
+        return Evaluation(total / x.shape[0], None if right is None else right / x.shape[0])
 
     def fit(
         self,
@@ -294,7 +294,7 @@ class Network:
     def _forward_chunks(self, x: Any) -> Iterator[tuple[slice, Any, Any]]:
         """(rows, z^L, a^L) over checked x, never holding more than about 32 MiB of layers."""
         xp = self.backend.xp
-        for rows in row_chunks(len(x), 2 * sum(self.sizes) * np.dtype(self.dtype).itemsize):
+        for rows in row_chunks(x.shape[0], 2 * sum(self.sizes) * np.dtype(self.dtype).itemsize):
             z, a = equations.feedforward(
                 xp, self.weights, self.biases, self.activations, as_input(xp, x[rows], self.dtype)
             )

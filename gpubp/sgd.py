@@ -301,8 +301,8 @@ def fit(
     rule = UpdateRule(momentum, bool(nesterov), l2, l1)
     schedule = as_schedule(learning_rate)
     x, y = network.check_data(x, y)
-    if batch_size > len(x):
-        raise ValueError(f"batch_size={batch_size} is larger than the {len(x)} examples in x")
+    if batch_size > x.shape[0]:
+        raise ValueError(f"batch_size={batch_size} is larger than the {x.shape[0]} examples in x")
     if not (isinstance(shuffle, bool) or callable(shuffle)):
         raise TypeError(f"shuffle={shuffle!r} must be True, False or a callable of (rng, n)")
     if validation is not None:
@@ -314,9 +314,9 @@ def fit(
 
     parameters = network.parameters
     if resume:
-        training = _resumed(network, len(x), batch_size, rule)
+        training = _resumed(network, x.shape[0], batch_size, rule)
     else:
-        training = Training(network, len(x), batch_size, rule.momentum)
+        training = Training(network, x.shape[0], batch_size, rule.momentum)
     training.epochs, training.stopped = epochs, False
     plan = Plan(
         sizes, network.activations, network.cost, batch_size, dtype, rule, network.precision
@@ -341,7 +341,7 @@ def fit(
             while training.epoch < epochs and not training.stopped:
                 if training.order_state is None:
                     training.order_state = dict(network.rng.bit_generator.state)
-                order = _draw_order(shuffle, network.rng, len(x))
+                order = _draw_order(shuffle, network.rng, x.shape[0])
                 loop.epoch(order, interrupted)
                 if interrupted():
                     raise KeyboardInterrupt

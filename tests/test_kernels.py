@@ -12,6 +12,7 @@ import importlib
 import inspect
 import itertools
 import math
+import os
 import pkgutil
 from functools import cache
 from typing import Any
@@ -212,26 +213,40 @@ RULES = {
 }
 
 
+@pytest.fixture(params=["tiled", "panels"])
+def engines(
+    request: pytest.FixtureRequest, poisoned: gpubp.Backend, monkeypatch: pytest.MonkeyPatch
+) -> gpubp.Backend:
+    """The backend, poisoned; "cpu" with each of its engines."""
+    if poisoned.name == "cpu":
+        monkeypatch.setenv("GPUBP_ENGINE", request.param)
+    elif request.param == "panels":
+        pytest.skip("only the cpu has engines to choose from")
+    return poisoned
+
+
 @cache
 def train(
     backend: gpubp.Backend, dtype: str, sizes: Any, activations: Any, cost: Any, rule: UpdateRule,
     inputs: str, labels: bool, rate: float = 0.05, runs: int = 7, seed: int = 34,
+    batch: int = BATCH, engine: str | None = None,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """(parameters, velocity, costs), from weights and data that are exact in float32; each run
-    is two full mini-batches and one of 4 rows."""
+    is two full mini-batches and one of 4 rows. ``engine`` only tells cached results apart."""
     rng = np.random.default_rng(seed)
-    x = rng.integers(0, 256, (ROWS, sizes[0]), dtype=np.uint8)
+    rows = max(ROWS, 2 * batch + 4)
+    x = rng.integers(0, 256, (rows, sizes[0]), dtype=np.uint8)
     x = x if inputs == "uint8" else rng.standard_normal(x.shape).astype(np.float32).astype(dtype)
-    y = rng.random((ROWS, sizes[-1])).astype(np.float32).astype(dtype)
-    y = rng.integers(0, sizes[-1], ROWS) if labels else y
+    y = rng.random((rows, sizes[-1])).astype(np.float32).astype(dtype)
+    y = rng.integers(0, sizes[-1], rows) if labels else y
     parameters = Parameters(backend.xp, sizes, dtype)
     start = rng.standard_normal(parameters.flat.size) / np.sqrt(max(sizes))
     parameters.flat[...] = backend.asarray(start.astype(np.float32))
     if rule.momentum:
         parameters.velocity = backend.xp.zeros_like(parameters.flat)
-    plan = Plan(sizes, activations, cost, BATCH, dtype, rule)
+    plan = Plan(sizes, activations, cost, batch, dtype, rule)
     stepper = backend.kernels.Stepper(plan, parameters, backend.asarray(x), backend.asarray(y))
-    order = [rng.permutation(ROWS)[: 2 * BATCH + 4] for _ in range(runs)]
+    order = [rng.permutation(rows)[: 2 * batch + 4] for _ in range(runs)]
     costs = np.array([stepper.run(rows, rate) for rows in order])
     velocity = np.zeros(0) if parameters.velocity is None else parameters.velocity
     return backend.asnumpy(parameters.flat), backend.asnumpy(velocity), costs
@@ -252,7 +267,9 @@ def check_stepper(
         return [list(part) for part in zip(*runs, strict=True)]
 
     truth = results(oracle, "float64")
+    more["engine"] = os.environ.get("GPUBP_ENGINE")
     found = results(backend, dtype)
+    del more["engine"]
     assert np.isfinite(rms(truth[0]))
     if dtype == "float64":
         for ours, right in zip(found, truth, strict=True):
@@ -268,28 +285,26 @@ SIGMOID, TANH, QUADRATIC = ACTIVATIONS["sigmoid"], ACTIVATIONS["tanh"], COSTS["q
 
 
 @pytest.mark.parametrize("activation", ELEMENTWISE, ids=pair_id)
-def test_stepper_with_every_activation(
-    activation: Any, dtype: str, poisoned: gpubp.Backend
-) -> None:
-    check_stepper(poisoned, dtype, SIZES, [activation, activation, SIGMOID], QUADRATIC)
+def test_stepper_with_every_activation(activation: Any, dtype: str, engines: gpubp.Backend) -> None:
+    check_stepper(engines, dtype, SIZES, [activation, activation, SIGMOID], QUADRATIC)
 
 
 @pytest.mark.parametrize(("output", "cost"), legal_pairs(), ids=pair_id)
 def test_stepper_with_every_cost(
-    output: Any, cost: Any, dtype: str, poisoned: gpubp.Backend
+    output: Any, cost: Any, dtype: str, engines: gpubp.Backend
 ) -> None:
-    check_stepper(poisoned, dtype, (13, 7, 5), [TANH, output], cost, rate=0.02)
+    check_stepper(engines, dtype, (13, 7, 5), [TANH, output], cost, rate=0.02)
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("inputs", ["uint8", "float"])
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "targets"])
 def test_stepper_with_every_rule_and_kind_of_data(
-    rule: str, inputs: str, labels: bool, dtype: str, poisoned: gpubp.Backend
+    rule: str, inputs: str, labels: bool, dtype: str, engines: gpubp.Backend
 ) -> None:
-    check_stepper(poisoned, dtype, SIZES, [SIGMOID, TANH, SIGMOID], QUADRATIC, rule, inputs, labels)
+    check_stepper(engines, dtype, SIZES, [SIGMOID, TANH, SIGMOID], QUADRATIC, rule, inputs, labels)
     softmax, cost = [TANH, SIGMOID, SOFTMAX], COSTS["log_likelihood"]
-    check_stepper(poisoned, dtype, SIZES, softmax, cost, rule, inputs, labels)
+    check_stepper(engines, dtype, SIZES, softmax, cost, rule, inputs, labels)
 
 
 @pytest.mark.parametrize("rule", ["plain", "nesterov-l2-l1"])
@@ -299,27 +314,34 @@ def test_stepper_with_every_rule_and_kind_of_data(
     ids=str,
 )
 def test_stepper_with_ragged_widths(
-    sizes: tuple[int, ...], rule: str, dtype: str, poisoned: gpubp.Backend
+    sizes: tuple[int, ...], rule: str, dtype: str, engines: gpubp.Backend
 ) -> None:
     sigma = [SIGMOID] * (len(sizes) - 1)
     for inputs in ("uint8", "float"):
-        check_stepper(poisoned, dtype, sizes, sigma, QUADRATIC, rule, inputs, runs=3)
+        check_stepper(engines, dtype, sizes, sigma, QUADRATIC, rule, inputs, runs=3)
 
 
-def test_small_weight_decay_is_not_rounded_away(dtype: str, poisoned: gpubp.Backend) -> None:
+@pytest.mark.parametrize("batch", [1, 10, 128])
+def test_stepper_with_every_batch_size(batch: int, dtype: str, engines: gpubp.Backend) -> None:
+    for sizes in ((127, 31, 10), (785, 33, 17, 7)):
+        sigma = [SIGMOID] * (len(sizes) - 1)
+        check_stepper(engines, dtype, sizes, sigma, QUADRATIC, batch=batch, runs=3)
+
+
+def test_small_weight_decay_is_not_rounded_away(dtype: str, engines: gpubp.Backend) -> None:
     # 1 - eta l2 in float32 is off by up to 2^-25 in every step, always to the same side.
     sigma = [SIGMOID, TANH, SIGMOID]
-    check_stepper(poisoned, dtype, SIZES, sigma, QUADRATIC, "small-l2", rate=0.5, runs=100)
+    check_stepper(engines, dtype, SIZES, sigma, QUADRATIC, "small-l2", rate=0.5, runs=100)
 
 
 @pytest.mark.parametrize("activation", ELEMENTWISE, ids=pair_id)
 def test_a_nan_weight_shows_in_the_cost(
-    activation: Any, dtype: str, fast_backend: gpubp.Backend
+    activation: Any, dtype: str, engines: gpubp.Backend
 ) -> None:
-    parameters = Parameters(fast_backend.xp, (3, 4, 2), dtype)
+    parameters = Parameters(engines.xp, (3, 4, 2), dtype)
     parameters.flat[...] = 0.5
     parameters.weights[0][1, 1] = np.nan
     plan = Plan((3, 4, 2), (activation, SIGMOID), QUADRATIC, 4, dtype, UpdateRule())
-    x, y = (fast_backend.asarray(np.ones((4, n)), dtype) for n in (3, 2))
-    cost = fast_backend.kernels.Stepper(plan, parameters, x, y).run(np.arange(4), 0.1)
+    x, y = (engines.asarray(np.ones((4, n)), dtype) for n in (3, 2))
+    cost = engines.kernels.Stepper(plan, parameters, x, y).run(np.arange(4), 0.1)
     assert np.isnan(cost)

@@ -275,3 +275,21 @@ def test_pickle_and_copy() -> None:
         one.fit(X, LABELS, epochs=2, batch_size=4, learning_rate=0.3)
     np.testing.assert_array_equal(again.parameters.flat, net.parameters.flat)
     np.testing.assert_array_equal(again.weights[0].ravel(), again.parameters.flat[:24])
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array"])
+def test_sparse_x_is_x(kind: str) -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    rng = np.random.default_rng(5)
+    x = (rng.integers(0, 256, (50, 12)) * (rng.random((50, 12)) < 0.2)).astype(np.uint8)
+    y = rng.integers(0, 4, 50)
+    for backend in ("reference", "cpu"):
+        nets = [gpubp.Network([12, 9, 4], backend=backend, rng=1) for _ in range(2)]
+        for net, given in zip(nets, (x, getattr(sparse, kind)(x)), strict=True):
+            net.fit(given, y, epochs=2, batch_size=7, learning_rate=0.5, validation=(given, y))
+        np.testing.assert_array_equal(nets[0].parameters.flat, nets[1].parameters.flat)
+        costs = [[row.validation_cost for row in net.history] for net in nets]
+        assert costs[0] == costs[1]
+        np.testing.assert_array_equal(nets[0].predict(x), nets[1].predict(given))
+        g, h = nets[0].backprop(x, y), nets[1].backprop(given, y)
+        np.testing.assert_array_equal(g.nabla_w[0], h.nabla_w[0])

@@ -115,8 +115,20 @@ def test_bad_data_gets_one_sentence(x: Any, y: Any, words: str) -> None:
 def test_sparse_input_is_answered() -> None:
     from scipy.sparse import csr_matrix
 
-    with pytest.raises(TypeError, match=r"pass x\.toarray"):
-        network().feedforward(csr_matrix(X))
+    with pytest.raises(TypeError, match=r"^y is a sparse matrix: only x may be; pass y\.toarray"):
+        network().backprop(X, csr_matrix(X))
+    with pytest.raises(ValueError, match="x has 5 values an example"):
+        network().predict(csr_matrix(np.ones((2, 5))))
+    holes = csr_matrix(X)
+    holes.data[-1] = np.inf
+    with pytest.raises(ValueError, match=rf"x holds NaN or infinity .* in row {len(X) - 1}:"):
+        network().predict(holes)
+    broken = csr_matrix(X)
+    broken.indices[0] = 99
+    with pytest.raises(ValueError, match="x is not a valid CSR matrix"):
+        network().predict(broken)
+    with pytest.raises(TypeError, match="x holds complex"):
+        network().predict(csr_matrix(X * 1j))
 
 
 def test_a_tensor_with_gradient_is_answered() -> None:

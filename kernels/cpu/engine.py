@@ -28,6 +28,7 @@ from gpubp.kernels.cpu.rows import (
 )
 from gpubp.kernels.cpu.rule import apply, penalty
 from gpubp.kernels.cpu.simd import get, lane_count, load, put, splat, store
+from gpubp.kernels.cpu.sparse import write_row
 from gpubp.kernels.cpu.tile import CHUNK, forward_tile, update_tile
 
 GROUP = 64  # columns that go to one part together: a cache line of uint8
@@ -133,7 +134,7 @@ def _update(units, wide, listed, a, a0, d, d0, step, m, index, i0, b, b0, ldb, b
 @_cached_jit
 def train(
     thread, threads, parts, state, rows, wide, units,
-    order, batch, eta, x, scale, labels, targets,
+    order, batch, eta, x, values, starts, columns, scale, labels, targets,
     layers, w1, p, v1, v, g1, g, momentum, nesterov, l2, l1,
     packed, chunk_step, index, counts, at, shares, step, y, kernels,
 ):  # fmt: skip
@@ -143,7 +144,8 @@ def train(
     ``layers`` (int64, one row of FIELDS a layer of weights) says where everything lies: the rows of
     w^2 in ``w1``, shared by the threads; all else in ``p``, one a thread, with blocks ``step``
     apart. A row of ``packed``, ``index`` and ``counts`` belongs to a part; ``shares``
-    [2][parts][blocks of z^2] is known to all. ``kernels``: output, then (sigma, hadamard) a layer,
+    [2][parts][blocks of z^2] is known to all. Sparse x: see
+    ``sparse.write_row``. ``kernels``: output, then (sigma, hadamard) a layer,
     as addresses.
     """
     lanes = lane_count(eta)
@@ -162,7 +164,11 @@ def train(
     for start in range(0, order.size, batch):
         m = min(batch, order.size - start)
         for i in range(m):
-            put(at, i, get(order, start + i) * n_first)
+            row = get(order, start + i)
+            put(at, i, row * n_first)
+            if starts.size:
+                put(at, i, (thread * batch + i) * n_first)
+                write_row(values, starts, columns, row, True, x, get(at, i))
         for part in range(thread, parts, threads):
             chunks = _pack(x, at, m, n_first, layers[0, W_STEP], part, parts, eta,
                            packed[part], chunk_step, index[part], counts[part])  # fmt: skip
@@ -171,6 +177,10 @@ def train(
                      index[part], w1, 0, layers[0, W_STEP], shares, mine, step,
                      m, first_blocks, zero)  # fmt: skip
             put(counts[part], counts.shape[1] - 1, np.int32(chunks))
+
+        if starts.size:
+            for i in range(m):
+                write_row(values, starts, columns, get(order, start + i), False, x, get(at, i))
 
         # The targets, while the other threads arrive.
         last_blocks = (n_last + lanes - 1) // lanes
@@ -283,5 +293,6 @@ def train(
             if buffered:
                 for first in range(part * GROUP, n_first, parts * GROUP):
                     count = (min(first + GROUP, n_first) - first) * w_step
-                    apply(w1, v1, first * w_step, g1, first * w_step, count, eta, momentum, nesterov, l2, l1)
+                    apply(w1, v1, first * w_step, g1, first * w_step, count,
+                          eta, momentum, nesterov, l2, l1)  # fmt: skip
     return total

@@ -23,10 +23,9 @@ def _copy(array: Any) -> Any:
     return copied
 
 
-def panel_shape(batch: int, dtype: Any) -> tuple[int, int]:
-    """(examples of a block, vectors of a panel): the sums of a tile fill the registers."""
-    rows = min(4, simd.lanes(dtype)) if batch > 1 else 1
-    return rows, 4 if simd.REGISTERS == 32 else 2
+def panel_shape(batch: int, dtype: Any) -> tuple[int, int, int]:
+    """(examples of a block, vectors of a panel, units of a group): a tile's sums fill registers."""
+    return (4 if batch > 1 else 1), (4 if simd.REGISTERS == 32 else 2), min(4, simd.lanes(dtype))
 
 
 class PanelStepper(ThreadedStepper):
@@ -38,10 +37,10 @@ class PanelStepper(ThreadedStepper):
         dtype = np.dtype(plan.dtype)
         number = types.float32 if dtype == np.float32 else types.float64
         lanes, sizes, m = simd.lanes(number), plan.sizes, plan.batch_size
-        rows, wide = panel_shape(m, number)
+        rows, wide, units = panel_shape(m, number)
         super().__init__(plan, parameters, x, y, threads, threads * rows)
         self._engine = engine = load_compiled("panels")
-        self._shape = (None,) * rows, (None,) * wide
+        self._shape = (None,) * rows, (None,) * wide, (None,) * units
         blocks = -(-m // rows)
         hidden = min((-(-n // (wide * lanes)) for n in sizes[1:-1]), default=0)
         self._by_rows = hidden < threads <= blocks
@@ -86,7 +85,7 @@ class PanelStepper(ThreadedStepper):
             return (n // _LINE + 2) * _LINE
 
         unit, example = np.arange(max(sizes)), np.arange(m)
-        groups = vectors(sizes[0]) * lanes // rows
+        groups = vectors(sizes[0]) * lanes // units
         self._a1_step, self._list_step, self._rows_step = block(sizes[0]), up(max(sizes)), up(m)
         a_list, b_list = aligned((2, (1 + blocks) * self._list_step), np.int32)
         a_list[: len(unit)] = unit // lanes * rows * lanes + unit % lanes

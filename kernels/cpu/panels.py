@@ -3,10 +3,10 @@
 The plain twin is ``kernels/reference.py``. Forward, BP2 and BP4 are all one tile here, a sum of
 outer products over a list (``tile.product_tile``):
 
-* In the forward pass and in BP2 the list names units, and a tile serves a block of ``rows``
+* In the forward pass and in BP2 the list names units, and a tile serves a block of
   examples. Weights lie in panels ``wide`` vectors across, so that a tile reads one stretch of
   memory, and a panel stays in the second-level cache while all blocks of examples pass.
-* In BP4 the list names examples, and a tile serves a group of ``rows`` units. The sum over a
+* In BP4 the list names examples, and a tile serves a group of units. The sum over a
   mini-batch stays in registers, and plain SGD's update is what the tile writes.
 
 What is zero is not listed, which is exact: a zero input adds nothing to z, and by BP4 nothing to
@@ -44,6 +44,7 @@ from gpubp.kernels.cpu.rows import (
 )
 from gpubp.kernels.cpu.rule import apply, penalty
 from gpubp.kernels.cpu.simd import first_lanes, get, lane_count, load, prefetch, put, splat, store
+from gpubp.kernels.cpu.sparse import write_row
 from gpubp.kernels.cpu.tile import product_tile
 
 SPINS = 2000  # looks at the barrier before a waiting thread gives its time slice away
@@ -59,24 +60,25 @@ _cached_jit = njit(cache=True, nogil=True, error_model="numpy", boundscheck=Fals
 
 
 @_jit
-def _product(rows, wide, down, vectors, a, a0, a_list, b, b0, b_list, first, count, c, c0, alpha):
+def _product(rows, block, wide, down, vectors, a, a0, a_list, b, b0, b_list, first, count,
+             c, c0, alpha):  # fmt: skip
     """C += alpha sum_e A_e B_e over the list from ``first`` on, for the first vectors of a panel"""
     lanes = lane_count(alpha)
-    b_step, c_step = (len(rows) * lanes, lanes) if down else (lanes, len(rows) * lanes)
+    b_step, c_step = (len(block) * lanes, lanes) if down else (lanes, len(block) * lanes)
     for start in range(first, first + count, PART):
         terms = min(PART, first + count - start)
         if vectors == len(wide):
-            product_tile(rows, wide, wide, down, a, a0, a_list, start, b, b0, b_list, start, terms,
-                         c, c0, alpha)  # fmt: skip
+            product_tile(rows, wide, block, wide, down, a, a0, a_list, start,
+                         b, b0, b_list, start, terms, c, c0, alpha)  # fmt: skip
         else:
             for j in range(vectors):
-                product_tile(rows, (None,), wide, down, a, a0, a_list, start,
+                product_tile(rows, (None,), block, wide, down, a, a0, a_list, start,
                              b, b0 + j * b_step, b_list, start, terms,
                              c, c0 + j * c_step, alpha)  # fmt: skip
 
 
 @_jit
-def _pack(rows, x, at, example, m, n_in, like, p, a0, a_list, b_list, first, masks, mask_step):
+def _pack(block, x, at, example, m, n_in, like, p, a0, a_list, b_list, first, masks, mask_step):
     """A block of m examples as floats; how many inputs are listed, those not zero in all of it.
 
     The lists begin with an entry for every unit; what is chosen from them goes behind ``first``.
@@ -91,7 +93,7 @@ def _pack(rows, x, at, example, m, n_in, like, p, a0, a_list, b_list, first, mas
         for i in range(m):
             here = get(at, example + i) + k
             value = load_input(x, here, 0, like) if whole else load_input(x, here, n_in - k, like)
-            store(p, a0 + (k // lanes * len(rows) + i) * lanes, value)
+            store(p, a0 + (k // lanes * len(block) + i) * lanes, value)
             mask = value != zero
             put(masks, k // lanes * mask_step + example + i, mask_bits(mask))
             used = used | mask
@@ -126,57 +128,57 @@ def _choose(masks, at, bits, m, a_rows, b_rows, first):
 
 
 @_jit
-def _targets(rows, labels, targets, order, start, m, n_out, like, y, y0):
+def _targets(block, labels, targets, order, start, m, n_out, like, y, y0):
     """Rows of y, labels as unit vectors, as one block of examples"""
     lanes = lane_count(like)
     one = as_float(1, like)
     none = splat(like - like)
     for j in range(0, n_out, lanes):
         for i in range(m):
-            store(y, y0 + (j // lanes * len(rows) + i) * lanes, none)
+            store(y, y0 + (j // lanes * len(block) + i) * lanes, none)
     for i in range(m):
         row = get(order, start + i)
         if labels.size:
             j = get(labels, row)
-            put(y, y0 + (j // lanes * len(rows) + i) * lanes + j % lanes, one)
+            put(y, y0 + (j // lanes * len(block) + i) * lanes + j % lanes, one)
         else:
             for j in range(n_out):
-                there = y0 + (j // lanes * len(rows) + i) * lanes + j % lanes
+                there = y0 + (j // lanes * len(block) + i) * lanes + j % lanes
                 put(y, there, get(targets, row * n_out + j))
 
 
 @_jit
-def _column_sum(rows, p, delta, step, m, like):
+def _column_sum(block, p, delta, step, m, like):
     """sum_x delta over a vector of columns, in blocks of 64 examples"""
     lanes = lane_count(like)
     total = splat(like - like)
     for first in range(0, m, 64):
         part = splat(like - like)
         for i in range(first, min(first + 64, m)):
-            part = part + load(p, delta + i // len(rows) * step + i % len(rows) * lanes)
+            part = part + load(p, delta + i // len(block) * step + i % len(block) * lanes)
         total = total + part
     return total
 
 
 @_cached_jit
 def train(
-    thread, threads, by_rows, state, rows, wide, order, batch, eta,
+    thread, threads, by_rows, state, block, wide, units, order, batch, eta,
     x, values, starts, columns, scale, labels, targets,
-    layers, p, v, g, momentum, nesterov, l2, l1,
+    layers, p, v, room, momentum, nesterov, l2, l1,
     a1, a1_step, at, a_list, b_list, list_step, counts, a_rows, b_rows, rows_step, row_counts,
     masks, y, costs, penalties, kernels,
 ):  # fmt: skip
     """Train on ``order``; from thread 0 the summed objective, before each update.
 
-    ``rows`` and ``wide`` are tuples: their lengths are the examples of a block and the vectors of a
-    panel. ``layers`` (int64, one row of FIELDS a layer of weights) says where everything lies in
-    ``p``, which all threads share; ``v`` is its velocity. ``g`` is a thread's own room for a piece
-    of the gradient. ``kernels``: output, then (sigma, hadamard) a layer, as addresses.
-    Sparse x: ``values`` and ``columns`` of row i lie from ``starts[i]`` on, and ``x`` is room of
-    zeros for a block of dense rows a thread.
+    ``block``, ``wide`` and ``units`` are tuples: their lengths are the examples of a block, the
+    vectors of a panel and the units of a group. ``layers`` (int64, one row of FIELDS a layer of
+    weights) says where everything lies in ``p``, which all threads share; ``v`` is its velocity.
+    A thread's own ``room`` takes a piece of the gradient; ``a1`` to ``masks`` are its own too, or
+    shared by rows. ``kernels``: output, then (sigma, hadamard) a layer, as addresses. Sparse x: see
+    ``sparse.write_row``.
     """
     lanes = lane_count(eta)
-    tall, across = len(rows), len(wide)
+    tall, across, group = len(block), len(wide), len(units)
     panel = across * lanes  # columns
     depth = layers.shape[0]
     n_first, n_last = layers[0, N_IN], layers[depth - 1, N_OUT]
@@ -184,8 +186,8 @@ def train(
     zero = one - one
     together = threads > 1
     # Plain SGD goes from the tile into the weights; momentum, penalties and sums in several parts
-    # by way of g. (L2 as a factor 1 - eta l2 would not need g, but in float32 a small eta l2
-    # rounds away.)
+    # by way of ``room``. (L2 as a factor 1 - eta l2 would not need it, but in float32 a small
+    # eta l2 rounds away.)
     penalised = l2 != zero or l1 != zero
     buffered = momentum != zero or penalised or batch > PART
     total = 0.0
@@ -204,15 +206,13 @@ def train(
                 put(at, example + i, row * n_first)
                 if starts.size:
                     put(at, example + i, (thread * tall + i) * n_first)
-                    for e in range(get(starts, row), get(starts, row + 1)):
-                        put(x, (thread * tall + i) * n_first + get(columns, e), get(values, e))
-            counts[t] = _pack(rows, x, at, example, count, n_first, eta, a1, t * a1_step,
+                    write_row(values, starts, columns, row, True, x, get(at, example + i))
+            counts[t] = _pack(block, x, at, example, count, n_first, eta, a1, t * a1_step,
                               a_list, b_list, (1 + t) * list_step, masks, rows_step)  # fmt: skip
             if starts.size:
                 for i in range(count):
                     row = get(order, start + example + i)
-                    for e in range(get(starts, row), get(starts, row + 1)):
-                        put(x, (thread * tall + i) * n_first + get(columns, e), x.dtype.type(0))
+                    write_row(values, starts, columns, row, False, x, get(at, example + i))
 
         # Forward: z^l = w^l a^{l-1} + b^l, a^l = sigma(z^l).
         for l in range(depth):
@@ -235,11 +235,12 @@ def train(
                         if q == panel_from and not starts.size:
                             after = start + batch + t * tall
                             _prefetch_rows(x, order, after, min(after + tall, order.size), n_first)
-                        _product(rows, wide, False, here, a1, t * a1_step, a_list, p, w, b_list,
-                                 (1 + t) * list_step, counts[t], p, z, scale)  # fmt: skip
+                        _product(block, block, wide, False, here, a1, t * a1_step, a_list,
+                                 p, w, b_list, (1 + t) * list_step, counts[t],
+                                 p, z, scale)  # fmt: skip
                     else:
                         below = layers[l - 1, A] + t * layers[l - 1, BLOCK]
-                        _product(rows, wide, False, here, p, below, a_list, p, w, b_list,
+                        _product(block, block, wide, False, here, p, below, a_list, p, w, b_list,
                                  0, n_in, p, z, one)  # fmt: skip
                     if not is_output:
                         call_kernel(kernels[1 + 2 * l], min(tall, m - t * tall), tall * lanes,
@@ -253,7 +254,7 @@ def train(
             beside, count = t * layers[depth - 1, BLOCK], min(tall, m - t * tall)
             z, a = layers[depth - 1, Z] + beside, layers[depth - 1, A] + beside
             delta = layers[depth - 1, DELTA] + beside
-            _targets(rows, labels, targets, order, start + t * tall, count, n_last, eta, y, beside)
+            _targets(block, labels, targets, order, start + t * tall, count, n_last, eta, y, beside)
             call_kernel(kernels[2 * depth - 1], count, tall * lanes, n_last,
                         p, z, p, a, p, z, y, 0, p, z)  # fmt: skip
             costs[t] = call_kernel(kernels[0], count, tall * lanes, n_last,
@@ -276,7 +277,7 @@ def train(
                     for i in range(here * tall):
                         store(p, delta + i * lanes, splat(zero))
                     above = layers[l + 1, DELTA] + t * layers[l + 1, BLOCK]
-                    _product(rows, wide, False, here, p, above, a_list, p, wt, b_list,
+                    _product(block, block, wide, False, here, p, above, a_list, p, wt, b_list,
                              0, n_above, p, delta, one)  # fmt: skip
                     call_kernel(kernels[2 + 2 * l], min(tall, m - t * tall), tall * lanes,
                                 min(n - q * panel, panel), p, layers[l, Z] + beside,
@@ -299,23 +300,23 @@ def train(
             by_panels = not by_rows and l < depth - 1
             for j in range(vectors):
                 if j // across % threads == thread:
-                    column = _column_sum(rows, p, layers[l, DELTA] + j * tall * lanes,
+                    column = _column_sum(block, p, layers[l, DELTA] + j * tall * lanes,
                                          layers[l, BLOCK], m, eta)  # fmt: skip
                     bias = layers[l, B] + j * lanes
                     if buffered:
-                        store(g, 0, splat(alpha) * column)
-                        apply(p, v, bias, g, 0, lanes, eta, momentum, nesterov, zero, zero)
+                        store(room, 0, splat(alpha) * column)
+                        apply(p, v, bias, room, 0, lanes, eta, momentum, nesterov, zero, zero)
                     else:
                         store(p, bias, load(p, bias) + splat(alpha) * column)
             if l == 0:
                 alpha = alpha * scale
                 for k in range(k_blocks):
                     if by_panels or k // across % threads == thread:
-                        for u in range(0, lanes, tall):
-                            group = (k * lanes + u) // tall
-                            row_counts[group] = _choose(
-                                masks, k * rows_step, int32(((1 << tall) - 1) << u), m,
-                                a_rows, b_rows, (depth + group) * rows_step,
+                        for u in range(0, lanes, group):
+                            g = (k * lanes + u) // group
+                            row_counts[g] = _choose(
+                                masks, k * rows_step, int32(((1 << group) - 1) << u), m,
+                                a_rows, b_rows, (depth + g) * rows_step,
                             )  # fmt: skip
             source, a_in = (a1, 0) if l == 0 else (p, layers[l - 1, A])
             for q in range((vectors + across - 1) // across):
@@ -325,18 +326,19 @@ def train(
                     if (q if by_panels else k // across) % threads != thread:
                         continue
                     w = layers[l, W] + (q * k_blocks + k) * panel * lanes
-                    into, to = (g, 0) if buffered else (p, w)
-                    for u in range(0, min(lanes, n_in - k * lanes), tall):
-                        group = (k * lanes + u) // tall
-                        chosen = (depth + group) * rows_step if l == 0 else l * rows_step
-                        count = row_counts[group] if l == 0 else m
-                        _product(rows, wide, True, here, source, a_in + k * tall * lanes + u,
-                                 a_rows, p, delta, b_rows, chosen, count,
+                    into, to = (room, 0) if buffered else (p, w)
+                    for u in range(0, min(lanes, n_in - k * lanes), group):
+                        g = (k * lanes + u) // group
+                        chosen = (depth + g) * rows_step if l == 0 else l * rows_step
+                        count = row_counts[g] if l == 0 else m
+                        _product(units, block, wide, True, here,
+                                 source, a_in + k * tall * lanes + u, a_rows,
+                                 p, delta, b_rows, chosen, count,
                                  into, to + u * panel, alpha)  # fmt: skip
                     if penalised:
                         penalties[slot + q * k_blocks + k] = penalty(p, w, panel * lanes, l2, l1)
                     if buffered:
-                        apply(p, v, w, g, 0, panel * lanes, eta, momentum, nesterov, l2, l1)
+                        apply(p, v, w, room, 0, panel * lanes, eta, momentum, nesterov, l2, l1)
                     if l > 0:  # w^T, for BP2
                         to = layers[l, WT] + k // across * panel * vectors * lanes
                         to += k % across * lanes + q * across * panel * lanes

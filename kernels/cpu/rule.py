@@ -12,7 +12,7 @@ _jit = njit(nogil=True, error_model="numpy", boundscheck=False)
 
 @_jit
 def apply(w, v, start, g, g_start, count, eta, momentum, nesterov, l2, l1):
-    """The update rule on count weights from ``start``; g, from ``g_start``, is used up: left zero."""
+    """The update rule on ``count`` weights from ``start``; g from ``g_start`` on is left zero."""
     zero = splat(eta - eta)
     rate, mu, shrink, sparse = splat(eta), splat(momentum), splat(l2), splat(l1)
     beside = g_start - start

@@ -17,7 +17,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils, config, types
 from numba.core.extending import models, register_model
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
@@ -39,8 +39,12 @@ def _register_bytes() -> int:
         if given not in ("16", "32", "64"):
             raise ValueError(f"GPUBP_VECTOR_BYTES is 16, 32 or 64, not {given!r}")
         return int(given)
-    features = llvm.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+    # Numba compiles for this processor, or for the one that NUMBA_CPU_NAME and _FEATURES describe.
+    if config.CPU_NAME is None:
+        features = {name for name, there in llvm.get_host_cpu_features().items() if there}
+    else:
+        features = {name[1:] for name in (config.CPU_FEATURES or "").split(",") if name[:1] == "+"}
+    return 64 if "avx512f" in features else 32 if "avx2" in features else 16
 
 
 REGISTER_BYTES = _register_bytes()

@@ -1,9 +1,10 @@
 """Which of the two engines trains a network, on how many threads: a rule, and how to override it.
 
-``tiled`` keeps the weights in registers' shape and skips inputs that are zero in a whole
-mini-batch; it is the faster one as long as the weights stay in the second-level cache. ``blas``
-cuts large products into blocks that fit the caches. The rule looks at sizes only, and the tiled
-engine's bits do not depend on the number of threads, so a run repeats bit for bit.
+``tiled`` lets threads share the inputs of layer 1 and meet once a mini-batch: for steps of
+microseconds. ``panels`` shares every layer, and passes over inputs that are zero in a few examples
+instead of in a whole mini-batch, at the price of keeping lists: for all that is larger. The rule
+looks at sizes only, and neither engine's bits depend on the number of threads, so a run repeats
+bit for bit.
 """
 
 from __future__ import annotations
@@ -12,17 +13,16 @@ import os
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from gpubp.errors import unknown
-from gpubp.kernels.cpu.blas import BlasStepper
+from gpubp.kernels.cpu.paneled import PanelStepper
+from gpubp.kernels.cpu.threaded import ThreadedStepper
 from gpubp.kernels.cpu.tiled import TiledStepper
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
-ENGINES = ("tiled", "blas")
-_CACHE = 1 << 20  # bytes of weights up to which the tiled engine wins: a second-level cache
-_WORTH = 1e6  # operations a step from which a second thread may earn its barrier
+ENGINES = ("tiled", "panels")
+_LARGE = 15e6  # operations a step from which the panels are faster
+_WORTH = 5e5  # operations a step from which a second thread may earn its barrier
 
 
 def threads_at_hand() -> int:
@@ -38,22 +38,20 @@ def threads_at_hand() -> int:
 
 
 def choose_engine(plan: Plan) -> tuple[str, int]:
-    """(engine, parts to share among threads) for a plan; ``$GPUBP_ENGINE`` overrides the engine."""
-    weights = sum(n_in * n_out for n_in, n_out in pairwise(plan.sizes))
-    engine = os.environ.get("GPUBP_ENGINE")
-    if engine is None:
-        engine = "tiled" if weights * np.dtype(plan.dtype).itemsize <= _CACHE else "blas"
+    """(engine, threads at most) for a plan; ``$GPUBP_ENGINE`` overrides the engine."""
+    operations = 6 * plan.batch_size * sum(n_in * n_out for n_in, n_out in pairwise(plan.sizes))
+    engine = os.environ.get("GPUBP_ENGINE") or ("panels" if operations >= _LARGE else "tiled")
     if engine not in ENGINES:
         raise unknown("GPUBP_ENGINE", engine, ENGINES)
-    if engine == "blas":
-        return engine, 1  # BLAS has threads of its own
-    # Beyond two, each further thread repeats the upper layers and has less of the first to do.
-    return engine, 2 if 6 * plan.batch_size * weights >= _WORTH else 1
+    if operations < _WORTH:
+        return engine, 1
+    # Tiles: beyond two, each further thread repeats the upper layers and has less of the first.
+    return engine, 2 if engine == "tiled" else threads_at_hand()
 
 
 def describe() -> str:
     """The rule in a line, with what overrides it now."""
-    rule = f"tiled up to {_CACHE >> 20} MiB of weights, then blas"
+    rule = f"tiled below {_LARGE:.0e} operations a mini-batch, from there panels"
     rule = os.environ.get("GPUBP_ENGINE") or rule
     return f"{rule}; {threads_at_hand()} threads (GPUBP_ENGINE, GPUBP_NUM_THREADS override)"
 
@@ -61,16 +59,17 @@ def describe() -> str:
 class Stepper:
     """Mini-batch SGD on the CPU; what it computes is defined by the reference's Stepper.
 
-    x is (n, n_1) of the plan's dtype or uint8; y is (n,) labels or (n, n_L) targets; all C-ordered.
+    x is (n, n_1) of the plan's dtype or uint8, C-ordered or a SciPy CSR array; y is (n,) labels or
+    (n, n_L) targets, C-ordered.
     """
 
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
-        self.engine, parts = choose_engine(plan)
-        self._stepper: TiledStepper | BlasStepper
-        if self.engine == "tiled":
-            self._stepper = TiledStepper(plan, parameters, x, y, parts, threads_at_hand())
+        self.engine, threads = choose_engine(plan)
+        self._stepper: ThreadedStepper
+        if self.engine == "tiled":  # in as many parts on any machine, so that the bits are the same
+            self._stepper = TiledStepper(plan, parameters, x, y, threads, threads_at_hand())
         else:
-            self._stepper = BlasStepper(plan, parameters, x, y)
+            self._stepper = PanelStepper(plan, parameters, x, y, threads)
 
     def run(self, order: Any, learning_rate: float) -> float:
         """Train on the examples of ``order``; the mean of their objective before each update."""

@@ -1,4 +1,4 @@
-"""What the two engines' Steppers share: data as they take it, threads, and how many of them to use."""
+"""What the two engines' Steppers share: data as they take it, threads, and how many to use."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ThreadedStepper(ABC):
     def _copy(self, inward: bool) -> None:
         """Parameters and velocity into the engine's layout, or back."""
 
-    def _wake(self) -> None:
+    def _wake(self) -> None:  # noqa: B027
         """Called before a run by all threads that follows one by a single thread."""
 
     def run(self, order: Any, learning_rate: float) -> float:

@@ -214,30 +214,32 @@ def update_tile(
 
 @intrinsic
 def product_tile(
-    typing: Any, rows: Any, vectors: Any, wide: Any, down: Any,
+    typing: Any, rows: Any, vectors: Any, block: Any, wide: Any, down: Any,
     a: Any, a0: Any, a_list: Any, a_first: Any, b: Any, b0: Any, b_list: Any, b_first: Any,
     count: Any, c: Any, c0: Any, alpha: Any,
 ) -> Any:  # fmt: skip
     """C[r, :] += alpha sum_e A_e[r] B_e[:]: the sum of ``count`` outer products, by two lists.
 
     A_e are ``rows`` numbers and B_e is ``vectors`` vectors; where they begin in a and b the lists
-    say. All of forward, BP2 and BP4 are this sum; only what lies beside what differs, see
-    ``panels``: in a pass ``down`` the examples (BP4), e is an example, A_e neighbouring units of
-    it, and C rows of a panel of weights ``wide`` vectors across; otherwise (forward, BP2) e is a
-    unit, A_e its values in a block of ``rows`` examples, and C their new values.
+    say. Forward, BP2 and BP4 are all this sum; only what lies beside what differs. ``down`` the
+    examples (BP4), e is an example, A_e are neighbouring units of it, and C is in a panel of
+    weights, ``wide`` vectors across. Otherwise (forward, BP2) e is a unit, A_e are its values in a
+    block of ``block`` examples, and C is there too. ``rows`` to ``wide`` are tuples: their lengths
+    count.
     """
-    sizes = rows, vectors, wide, down
-    rows, vectors, wide, down = len(rows), len(vectors), len(wide), down.literal_value
+    sizes = rows, vectors, block, wide, down
+    rows, vectors, block, wide = len(rows), len(vectors), len(block), len(wide)
+    down = down.literal_value
     kind = vector(c.dtype)
     n = kind.n
-    a_row, b_column = (1, rows * n) if down else (n, n)
-    c_row, c_column = (wide * n, n) if down else (n, rows * n)
+    a_row, b_column = (1, block * n) if down else (n, n)
+    c_row, c_column = (wide * n, n) if down else (n, block * n)
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         a, a_list, b, b_list, c = (
-            pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (4, 6, 8, 10, 13)
+            pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (5, 7, 9, 11, 14)
         )
-        count, alpha = args[12], args[15]
+        count, alpha = args[13], args[16]
         places = [(r, j) for r in range(rows) for j in range(vectors)]
         zero = ir.Constant(ir_type(kind), [0.0] * n)
         loop = _Loop(builder, count, [a_list, b_list] + [zero] * len(places))

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numba import types
 
-from gpubp.kernels.cpu import blocks, simd
+from gpubp.kernels.cpu import simd
 from gpubp.kernels.cpu.generated import load_compiled
+from gpubp.kernels.cpu.threaded import ThreadedStepper, aligned
 from gpubp.kernels.cpu.tile import CHUNK
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
-_LINE = 64  # bytes of a cache line: a vector that straddles two is slower to load
-_TRY_EVERY = 32  # runs of the compiled function
-_FLOPS_PER_CALL = 3e9  # keeps one compiled call well under the second that Ctrl-C may wait
-
-
-def aligned(shape: int | tuple[int, ...], dtype: Any) -> Any:
-    """Zeros that begin at a cache line."""
-    dtype = np.dtype(dtype)
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.zeros(size + _LINE, np.uint8)
-    start = -raw.ctypes.data % _LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
+_LINE = 16  # int32 numbers to a cache line
 
 
 def tile_shape(batch: int, dtype: Any) -> tuple[int, int, int]:
@@ -41,18 +29,18 @@ def tile_shape(batch: int, dtype: Any) -> tuple[int, int, int]:
     return rows, vectors, min(units, simd.lanes(dtype))
 
 
-class TiledStepper:
+class TiledStepper(ThreadedStepper):
     """Mini-batch SGD on register tiles; what it computes is defined by the reference's Stepper.
 
-    x is (n, n_1) of the plan's dtype or uint8; y is (n,) labels or (n, n_L) targets; all C-ordered.
     A given number of ``parts`` gives the same bits in every run, on any number of ``threads``.
     """
 
     def __init__(
         self, plan: Plan, parameters: Parameters, x: Any, y: Any, parts: int = 1, threads: int = 1
     ) -> None:
-        self.plan, self.parameters, self.parts = plan, parameters, parts
-        self.threads = threads = min(parts, threads)
+        threads = min(parts, threads)
+        super().__init__(plan, parameters, x, y, threads, threads * plan.batch_size)
+        self.parts = parts
         self._engine = engine = load_compiled("engine")
         dtype = np.dtype(plan.dtype)
         number = types.float32 if dtype == np.float32 else types.float64
@@ -100,67 +88,12 @@ class TiledStepper:
         self._at = [aligned(plan.batch_size, np.int64) for _ in range(threads)]
         self._shares = aligned(2 * parts * up(sizes[1]) * room, dtype)
         self._y = [aligned(up(sizes[-1]) * room, dtype) for _ in range(threads)]
-        self._state = aligned(24, np.int64)
 
-        self._x = x.reshape(-1)
-        self._scale = dtype.type(1 / 255 if x.dtype == np.uint8 else 1)
-        self._labels = y.astype(np.int64, copy=False) if y.ndim == 1 else np.zeros(0, np.int64)
-        self._targets = none if y.ndim == 1 else y.astype(dtype, copy=False).reshape(-1)
-        self._kernels = blocks.stepper_kernels(plan)
-        self._last, self._runs = 1, 0
-        self._lately = {1: 0.0, threads: 0.0}  # seconds an example
-        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
-        work = 6 * plan.batch_size * sum(a * b for a, b in pairwise(sizes))
-        self._piece = plan.batch_size * max(1, int(_FLOPS_PER_CALL / work))
-
-    def run(self, order: Any, learning_rate: float) -> float:
-        """Train on the examples of ``order``; the mean of their objective before each update."""
-        order = np.ascontiguousarray(order, np.int64)
-        self._copy(inward=True)
-        total = 0.0
-        try:
-            for start in range(0, len(order), self._piece):
-                piece = order[start : start + self._piece]
-                threads = self._faster() if len(piece) >= self._piece // 4 else 1
-                started = time.perf_counter()
-                total += self._run(piece, learning_rate, threads)
-                self._lately[threads] = (time.perf_counter() - started) / len(piece)
-        finally:
-            self._copy(inward=False)
-        return total / len(order)
-
-    def _faster(self) -> int:
-        """The number of threads, 1 or all, that was the faster one lately, or has yet to be tried.
-
-        A second thread saves time on an idle machine and costs a multiple where the processor
-        is shared. Which it is changes by the second, so now and then the other is tried again.
-        """
-        self._runs += 1
-        other = self.threads if self._last == 1 else 1
-        slower = self._lately[self._last] > self._lately[other]
-        return other if slower or self._runs % _TRY_EVERY == 0 else self._last
-
-    def _run(self, order: Any, learning_rate: float, threads: int) -> float:
-        self._state[:] = 0
-        if threads > self._last:  # the other threads' own copies have not moved on
-            for copies in (self._p, self._v):
-                for copy in copies[1:]:
-                    copy[:] = copies[0]
-        self._last = threads
-        if threads == 1:
-            return self._train(0, 1, order, learning_rate)
-        assert self._pool is not None
-        others = [
-            self._pool.submit(self._train, thread, threads, order, learning_rate)
-            for thread in range(1, threads)
-        ]
-        try:
-            total = self._train(0, threads, order, learning_rate)
-        finally:
-            # Reached late only if this thread was interrupted before its part: nobody waits for it.
-            self._state[16] = 1
-            totals = [other.result() for other in others]
-        return total + sum(totals)
+    def _wake(self) -> None:
+        """The other threads' own copies have not moved on."""
+        for copies in (self._p, self._v):
+            for copy in copies[1:]:
+                copy[:] = copies[0]
 
     def _train(self, thread: int, threads: int, order: Any, learning_rate: float) -> float:
         rule, number = self.plan.rule, np.dtype(self.plan.dtype).type
@@ -168,7 +101,8 @@ class TiledStepper:
             self._engine.train(
                 thread, threads, self.parts, self._state, *self._shape,
                 order, self.plan.batch_size, number(learning_rate),
-                self._x, self._scale, self._labels, self._targets, self._layers,
+                self._x, self._values, self._starts, self._columns, self._scale,
+                self._labels, self._targets, self._layers,
                 self._w1.reshape(-1), self._p[thread], self._v1.reshape(-1), self._v[thread],
                 self._g1.reshape(-1), self._g[thread], number(rule.momentum), rule.nesterov,
                 number(rule.l2), number(rule.l1),

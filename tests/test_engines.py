@@ -1,0 +1,191 @@
+"""The two CPU engines against the reference: shapes, rules, inputs, threads, and the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from gpubp.activation import get_activations
+from gpubp.cost import get_cost
+from gpubp.kernels import reference
+from gpubp.kernels.cpu import stepper, threaded
+from gpubp.kernels.cpu.paneled import PanelStepper
+from gpubp.kernels.cpu.stepper import Stepper, choose_engine
+from gpubp.kernels.cpu.tiled import TiledStepper
+from gpubp.optimiser import UpdateRule
+from gpubp.parameters import Parameters
+from gpubp.plan import Plan
+
+N = 203
+
+
+def case(
+    sizes: tuple[int, ...], batch: int, dtype: Any, activation: Any = "sigmoid",
+    cost: str = "quadratic", rule: UpdateRule | None = None, x: str = "uint8", y: str = "labels",
+) -> tuple[Plan, Parameters, Any, Any]:  # fmt: skip
+    rng = np.random.default_rng(0)
+    rule = rule or UpdateRule()
+    activations = get_activations(activation, len(sizes) - 1)
+    plan = Plan(sizes, activations, get_cost(cost), batch, np.dtype(dtype), rule)
+    parameters = Parameters(np, sizes, dtype)
+    for w, b in zip(parameters.weights, parameters.biases, strict=True):
+        w[...] = rng.standard_normal(w.shape) / np.sqrt(w.shape[1])
+        b[...] = rng.standard_normal(b.shape)
+    if rule.momentum:
+        parameters.velocity = np.zeros_like(parameters.flat)
+    values = rng.integers(1, 256, (N, sizes[0])) * (rng.random((N, sizes[0])) < 0.3)
+    inputs = values.astype(np.uint8) if x == "uint8" else (values / 255).astype(dtype)
+    targets: Any = rng.integers(0, sizes[-1], N)
+    if y == "targets":
+        targets = rng.random((N, sizes[-1])).astype(dtype)
+    return plan, parameters, inputs, targets
+
+
+def run(make: Any, arguments: tuple[Plan, Parameters, Any, Any]) -> tuple[Any, float]:
+    plan, parameters, x, y = arguments
+    order = np.random.default_rng(1).permutation(N)
+    engine = make(plan, parameters, x, y)
+    cost = engine.run(order[:100], 0.3) + engine.run(order[100:], 0.1)
+    flats = [parameters.flat] + ([] if parameters.velocity is None else [parameters.velocity])
+    return np.concatenate(flats), cost
+
+
+def tiled(parts: int, threads: int) -> Any:
+    return lambda *arguments: TiledStepper(*arguments, parts, threads)
+
+
+def panels(threads: int) -> Any:
+    return lambda *arguments: PanelStepper(*arguments, threads)
+
+
+MAKERS = {
+    "tiled, one part": tiled(1, 1), "tiled, two parts": tiled(2, 2),
+    "panels, one thread": panels(1), "panels, two threads": panels(2),
+}  # fmt: skip
+BY_COLUMNS, BY_ROWS = (200, 130, 70, 10), (200, 130, 20, 10)
+
+
+@pytest.fixture(autouse=True)
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled runs of a few steps, on one thread and on all in turns."""
+    monkeypatch.setattr(threaded, "_FLOPS_PER_CALL", 1e5)
+    monkeypatch.setattr(threaded, "_TRY_EVERY", 2)
+
+
+@pytest.fixture(params=MAKERS)
+def engine(request: pytest.FixtureRequest) -> Any:
+    return MAKERS[request.param]
+
+
+def compare(engine: Any, **arguments: Any) -> None:
+    dtype = arguments["dtype"]
+    expected, cost = run(reference.Stepper, case(**arguments))
+    got, my_cost = run(engine, case(**arguments))
+    bound = {np.float32: 2e-6, np.float64: 1e-14}[dtype]
+    error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
+    assert error <= bound
+    assert abs(my_cost - cost) <= bound * max(1, abs(cost))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("sizes", "batch"),
+    [((7, 15, 2), 1), ((17, 16, 33, 3), 10), ((785, 31, 10), 10), ((1, 1), 10),
+     ((64, 127, 1), 20), ((600, 17, 40), 130), ((3, 5, 4, 3, 2), 29), (BY_COLUMNS, 64),
+     (BY_COLUMNS, 6), (BY_ROWS, 64)],
+)  # fmt: skip
+def test_shapes(sizes: tuple[int, ...], batch: int, dtype: Any, engine: Any) -> None:
+    compare(engine, sizes=sizes, batch=batch, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [UpdateRule(l2=0.01), UpdateRule(l1=0.01), UpdateRule(momentum=0.9),
+     UpdateRule(momentum=0.8, nesterov=True, l2=0.02, l1=0.003)],
+)  # fmt: skip
+def test_update_rules(rule: UpdateRule, engine: Any) -> None:
+    compare(engine, sizes=(70, 21, 19, 5), batch=10, dtype=np.float64, rule=rule)
+
+
+@pytest.mark.parametrize(
+    ("activation", "cost"),
+    [(["tanh", "softmax"], "log_likelihood"), ("sigmoid", "cross_entropy"),
+     (["relu", "identity"], "huber"), (["gelu", "softplus"], "sum_squares"),
+     (["where(z > 0 and not z > 1, z**3, 0.1*z)", "sigmoid"], "log_likelihood")],
+)  # fmt: skip
+@pytest.mark.parametrize("y", ["labels", "targets"])
+def test_activations_and_costs(activation: Any, cost: str, y: str, engine: Any) -> None:
+    compare(engine, sizes=(40, 21, 18), batch=10, dtype=np.float64, activation=activation,
+            cost=cost, x="float", y=y)  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [UpdateRule(), UpdateRule(momentum=0.5)])
+def test_sums_in_several_parts(rule: UpdateRule, monkeypatch: pytest.MonkeyPatch) -> None:
+    # More examples in a mini-batch, and more units in a layer, than one tile sums at once.
+    def long(dtype: Any) -> tuple[Plan, Parameters, Any, Any]:
+        plan, parameters, x, y = case((1100, 70, 9), 1200, dtype, rule=rule)
+        return plan, parameters, np.tile(x, (7, 1)), np.tile(y, 7)
+
+    monkeypatch.setattr("test_engines.N", 7 * N)
+    expected, _ = run(reference.Stepper, long(np.float64))
+    for make in MAKERS.values():
+        found, _ = run(make, long(np.float64))
+        assert np.linalg.norm(found - expected) <= 1e-14 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("x", ["uint8", "float"])
+@pytest.mark.parametrize("sizes", [(200, 30, 20, 10), BY_COLUMNS, BY_ROWS])
+def test_sparse_x_gives_the_same_bits(x: str, sizes: tuple[int, ...], engine: Any) -> None:
+    def sparse(plan: Plan, parameters: Parameters, x: Any, y: Any) -> Any:
+        return engine(plan, parameters, scipy.sparse.csr_array(x), y)
+
+    dense, again = (run(make, case(sizes, 16, np.float32, x=x)) for make in (engine, sparse))
+    np.testing.assert_array_equal(again[0], dense[0])
+    assert again[1] == dense[1]
+
+
+@pytest.mark.parametrize("rule", [UpdateRule(), UpdateRule(momentum=0.9, l2=0.01)])
+@pytest.mark.parametrize(
+    ("sizes", "some", "others"),
+    [((200, 30, 20, 10), tiled(2, 1), tiled(2, 2)),
+     (BY_COLUMNS, panels(1), panels(2)), (BY_COLUMNS, panels(2), panels(3)),
+     (BY_ROWS, panels(1), panels(2)), (BY_ROWS, panels(2), panels(5))],
+)  # fmt: skip
+def test_bits_do_not_depend_on_threads(
+    sizes: tuple[int, ...], some: Any, others: Any, rule: UpdateRule
+) -> None:
+    one, two, again = (
+        run(make, case(sizes, 22, np.float32, rule=rule)) for make in (some, others, others)
+    )
+    np.testing.assert_array_equal(two[0], one[0])
+    np.testing.assert_array_equal(two[0], again[0])
+    assert abs(two[1] - one[1]) <= 1e-12 * abs(one[1])
+
+
+def test_the_rule_that_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(sizes: tuple[int, ...], batch: int) -> tuple[str, int]:
+        return choose_engine(case(sizes, batch, np.float32)[0])
+
+    monkeypatch.delenv("GPUBP_ENGINE", raising=False)
+    monkeypatch.setenv("GPUBP_NUM_THREADS", "3")
+    assert chosen((16, 8, 2), 4) == ("tiled", 1)
+    assert chosen((784, 30, 10), 10) == ("tiled", 2)
+    assert chosen((784, 128, 10), 128) == ("panels", 3)
+    monkeypatch.setenv("GPUBP_ENGINE", "panels")
+    assert Stepper(*case((16, 8, 2), 4, np.float32)).engine == "panels"
+    assert "panels" in stepper.describe()
+    monkeypatch.setenv("GPUBP_ENGINE", "pannels")
+    with pytest.raises(ValueError, match="unknown GPUBP_ENGINE 'pannels': did you mean 'panels'"):
+        chosen((16, 8, 2), 4)
+
+
+@pytest.mark.parametrize("make", [TiledStepper, PanelStepper])
+def test_divergence_shows_in_the_cost(make: Any) -> None:
+    plan, parameters, x, y = case((20, 9, 3), 10, np.float32, activation="identity")
+    engine = make(plan, parameters, x, y)
+    with np.errstate(over="ignore"):
+        cost = engine.run(np.tile(np.arange(N), 5), 1e4)
+    assert not np.isfinite(cost)

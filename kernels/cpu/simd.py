@@ -10,6 +10,7 @@ Arrays are one-dimensional and C-contiguous; offsets count elements, and nothing
 
 from __future__ import annotations
 
+import ctypes.util
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -34,16 +35,19 @@ _ELEMENT = {
 }
 
 
+def _features() -> set[str]:
+    """What Numba compiles for: this processor, or what NUMBA_CPU_NAME and _FEATURES describe."""
+    if config.CPU_NAME is None:
+        return {name for name, there in llvm.get_host_cpu_features().items() if there}
+    return {name[1:] for name in (config.CPU_FEATURES or "").split(",") if name[:1] == "+"}
+
+
 def _register_bytes() -> int:
     if given := os.environ.get("GPUBP_VECTOR_BYTES"):
         if given not in ("16", "32", "64"):
             raise ValueError(f"GPUBP_VECTOR_BYTES is 16, 32 or 64, not {given!r}")
         return int(given)
-    # Numba compiles for this processor, or for the one that NUMBA_CPU_NAME and _FEATURES describe.
-    if config.CPU_NAME is None:
-        features = {name for name, there in llvm.get_host_cpu_features().items() if there}
-    else:
-        features = {name[1:] for name in (config.CPU_FEATURES or "").split(",") if name[:1] == "+"}
+    features = _features()
     return 64 if "avx512f" in features else 32 if "avx2" in features else 16
 
 
@@ -53,6 +57,9 @@ _triple = llvm.get_process_triple()
 ARM = _triple.startswith(("aarch64", "arm64"))
 X86 = _triple.startswith(("x86", "i686", "amd64"))
 REGISTERS = 32 if ARM or REGISTER_BYTES == 64 else 16
+if X86 and "fma" not in _features():
+    # Where the processor has no fma, LLVM calls the C library's, which Numba does not know.
+    llvm.load_library_permanently(ctypes.util.find_library("m"))
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
@@ -108,6 +115,11 @@ def suffix(kind: Vector) -> str:
 def fma_ir(builder: Any, kind: Vector, a: Any, b: Any, c: Any) -> Any:
     """a b + c with one rounding, as LLVM."""
     return llvm_call(builder, f"fma.{suffix(kind)}", ir_type(kind), [a, b, c])
+
+
+def multiply_add_ir(builder: Any, kind: Vector, a: Any, b: Any, c: Any) -> Any:
+    """a b + c with one rounding or two, whichever the processor does faster, as LLVM."""
+    return llvm_call(builder, f"fmuladd.{suffix(kind)}", ir_type(kind), [a, b, c])
 
 
 def splat_ir(builder: Any, scalar: Any, n: int) -> Any:

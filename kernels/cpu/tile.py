@@ -20,10 +20,10 @@ from numba.core import types
 
 from gpubp.kernels.cpu.simd import (
     I64,
-    fma_ir,
     intrinsic,
     ir_type,
     load_ir,
+    multiply_add_ir,
     pointer,
     prefetch_ir,
     splat_ir,
@@ -128,7 +128,7 @@ def forward_tile(
                 left = splat_ir(builder, left, n)
                 for j in range(vectors):
                     at = i * vectors + j
-                    sums[at] = fma_ir(builder, kind, left, right[j], sums[at])
+                    sums[at] = multiply_add_ir(builder, kind, left, right[j], sums[at])
         _, b_end, _, *sums = inner.close(
             [_at(builder, a_k, 2), b_k, _at(builder, index_k, 2), *sums]
         )
@@ -196,13 +196,13 @@ def update_tile(
             left = splat_ir(builder, builder.load(_at(builder, a, k)), n)
             for j in range(vectors):
                 at = k * vectors + j
-                sums[at] = fma_ir(builder, kind, left, right[j], sums[at])
+                sums[at] = multiply_add_ir(builder, kind, left, right[j], sums[at])
         following = [_at(builder, a, row_step), *(_at(builder, x, n) for x in columns)]
         sums = loop.close([*following, *sums])[vectors + 1 :]
 
         alpha = splat_ir(builder, alpha, n)
         for where, total in zip(targets, sums, strict=True):
-            new = fma_ir(builder, kind, alpha, total, load_ir(builder, kind, where))
+            new = multiply_add_ir(builder, kind, alpha, total, load_ir(builder, kind, where))
             store_ir(builder, kind, new, where)
         return context.get_dummy_value()
 
@@ -251,12 +251,12 @@ def product_tile(
             scalar = splat_ir(builder, builder.load(_at(builder, left, r * a_row)), n)
             for j in range(vectors):
                 at = r * vectors + j
-                sums[at] = fma_ir(builder, kind, scalar, right[j], sums[at])
+                sums[at] = multiply_add_ir(builder, kind, scalar, right[j], sums[at])
         sums = loop.close([_at(builder, a_at, 1), _at(builder, b_at, 1), *sums])[2:]
         alpha = splat_ir(builder, alpha, n)
         for (r, j), total in zip(places, sums, strict=True):
             where = _at(builder, c, r * c_row + j * c_column)
-            new = fma_ir(builder, kind, alpha, total, load_ir(builder, kind, where))
+            new = multiply_add_ir(builder, kind, alpha, total, load_ir(builder, kind, where))
             store_ir(builder, kind, new, where)
         return context.get_dummy_value()
 

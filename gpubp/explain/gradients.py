@@ -189,7 +189,7 @@ def _compare(
     # Of directions D with unit variance, the mean of <found - truth, D>^2 is ||found - truth||^2.
     misses: list[list[float]] = []
     for _ in range(DIRECTIONS):
-        d = rng.standard_normal(found.shape)
+        d = np.asarray(rng.standard_normal(found.shape))
         slope = float(np.vdot(found, d))
         misses.append([slope - truth for truth in slopes(d)])
     scale = DIRECTIONS**0.5 * (float(np.linalg.norm(found)) or 1.0)

@@ -416,7 +416,7 @@ def test_health_sees_overflow() -> None:
 
 
 def test_health_takes_the_rate_of_the_last_epoch() -> None:
-    net = network(backend="cpu")
+    net = network(backend="cpu", dtype="float32")
     net.fit(X, LABELS, epochs=1, batch_size=2, learning_rate=0.25, progress=False)
     assert net.health(X, LABELS).learning_rate == 0.25
     with pytest.raises(TypeError, match="learning_rate='x' must be a number"):

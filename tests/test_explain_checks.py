@@ -374,8 +374,13 @@ def test_advice_names_layer_equation_and_cure() -> None:
 
     net = network()
     net.weights[2] *= 100
-    assert "layer 4" in advice(net)
-    assert "BP1, delta^4 = grad_a C (x) sigma'(z^4); a cost that cancels sigma'" in advice(net)
+    assert "of the outputs are saturated on the wrong side: by BP1, delta^4 = grad_a C" in advice(
+        net
+    )
+    right = net.health(X, net.feedforward(X).round())  # saturated where they should be
+    assert right.layers[-1].saturated > 0.5
+    assert right.layers[-1].stuck == 0
+    assert right.advice == ()
     cancels = network(cost="cross_entropy")
     cancels.weights[2] *= 100
     assert "BP1" not in advice(cancels)  # delta = a - y does not mind

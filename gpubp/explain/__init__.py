@@ -16,6 +16,7 @@ from .demon import Perturbation, perturb_input, perturb_weight
 from .gradients import ArrayCheck, GradCheck, gradcheck
 from .matrices import MatrixForm, matrix_form
 from .mistakes import EquationReport, Verdict, check_equations
+from .page import explain_page
 from .pathsum import Path, Paths, paths, rate_factors
 from .tracing import LayerTrace, Trace, trace
 from .vitals import Health, HealthMonitor, LayerHealth, health
@@ -35,6 +36,7 @@ __all__ = [
     "Trace",
     "Verdict",
     "check_equations",
+    "explain_page",
     "gradcheck",
     "health",
     "matrix_form",

@@ -115,7 +115,7 @@ def _short(equation: str) -> str:
 def _indices(text: str) -> str:
     """delta^2_1 and dC/dw^2_0,1 in matplotlib's mathematics."""
     text = text.replace("delta", r"\delta").replace("dC/d", r"\partial C/\partial ")
-    return re.sub(r"^(\S+?(?: \w)?)\^(\d+)_([\d,]+)", r"$\1^{\2}_{\3}$", text)
+    return re.sub(r"^([^^]+)\^(\d+)_([\d,]+)", r"$\1^{\2}_{\3}$", text)
 
 
 def draw_perturbation(found: Perturbation, path: Any) -> Any:
@@ -184,7 +184,7 @@ def draw_paths(found: Paths, path: Any) -> Any:
     most = max((abs(strong.rate) for strong in found.strongest), default=0.0) or 1.0
     for strong, route in reversed(list(zip(found.strongest, routes, strict=True))):
         points = [spots[start + hop][j] for hop, j in enumerate(route)] + [goal]
-        shift = 0.06 * (found.strongest.index(strong) - (len(routes) - 1) / 2)  # side by side
+        shift = 0.03 * (found.strongest.index(strong) - (len(routes) - 1) / 2)  # side by side
         points = [(x, y + shift) for x, y in points]
         panel.plot(
             *zip(*points, strict=True),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SATURATED = 0.1  # sigma'(z) below this share of the activation's steepest slope
 QUIET_INPUT = 0.01  # |a_in| below this hardly moves its weights
 MOST = 0.5  # a share above this is worth a word
+STUCK = 0.05  # of outputs: saturated, and further than 0.5 from their targets
 SLOW, FAST = 0.01, 100.0  # ||dC/db^l|| relative to the output layer's
 SMALL_STEP, LARGE_STEP = 1e-6, 0.1  # ||eta nabla_w|| relative to ||w||
 _FIRST_PRICE = 0.006  # seconds that a first look is taken to cost
@@ -42,11 +43,12 @@ LARGE_INPUT = 10.0  # |x| beyond this saturates with weights of usual size
 class LayerHealth:
     """Layer l over the examples given; what needs y is ``None`` without it.
 
-    ``saturated``: share of (example, neuron) with \\|sigma'(z)\\| under SATURATED = 0.1 of the
-    activation's steepest slope; ``dead``: neurons that are so for every example; ``quiet_inputs``:
-    share of \\|a^{l-1}\\| under QUIET_INPUT = 0.01; ``silent_inputs``: inputs that are so for every
-    example. ``largest_z``: the largest \\|z\\|; ``finite``: whether all z and a are.
-    ``delta_norm``: root mean square of ||delta^l|| over the examples; ``speed``: ||dC/db^l||;
+    ``saturated``: share of (example, neuron) with |sigma'(z)| under SATURATED = 0.1 of the
+    activation's steepest slope; ``stuck``: of the output layer, share that is saturated and more
+    than 0.5 from its target; ``dead``: neurons that are saturated for every example;
+    ``quiet_inputs``: share of |a^{l-1}| under QUIET_INPUT = 0.01; ``silent_inputs``: inputs that
+    are so for every example. ``largest_z``: the largest |z|; ``finite``: whether all z and a
+    are. ``delta_norm``: root mean square of ||delta^l|| over the examples; ``speed``: ||dC/db^l||;
     ``relative_speed``: as a multiple of the output layer's; ``update_ratio``: ||eta dC/dw^l|| /
     ||w^l||.
     """
@@ -56,6 +58,7 @@ class LayerHealth:
     neurons: int
     inputs: int
     saturated: float | None
+    stuck: float | None
     dead: int | None
     quiet_inputs: float
     silent_inputs: int
@@ -184,6 +187,9 @@ def health(net: Network, x: Any, y: Any = None, learning_rate: float | None = No
                 neurons=w.shape[0],
                 inputs=w.shape[1],
                 saturated=None if flat is None else float(flat.mean()),
+                stuck=None
+                if flat is None or y is None or a[i] is not a[-1]
+                else float((flat & (xp.abs(a[i] - y) > 0.5)).mean()),
                 dead=None if flat is None else int(flat.all(axis=0).sum()),
                 quiet_inputs=float(quiet.mean()),
                 silent_inputs=int(quiet.all(axis=0).sum()),
@@ -237,20 +243,20 @@ def _layer_advice(net: Network, s: LayerHealth) -> list[str]:
     said, is_output = [], s.l == len(net.sizes)
     one_sided = s.activation in ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus")
     cancels = is_output and net.cost.simplify(net.activations[-1]) is not None
-    if s.saturated is not None and s.saturated > MOST and not one_sided and not cancels:
-        equation = f"BP1, delta^{s.l} = grad_a C (x) sigma'(z^{s.l})" if is_output else (
-            f"BP2, delta^{s.l} = ((w^{s.l + 1})^T delta^{s.l + 1}) (x) sigma'(z^{s.l})"
-        )  # fmt: skip
-        cure = (
-            "a cost that cancels sigma', such as cross_entropy behind sigmoid, learns from them"
-            if is_output
-            else "smaller initial weights (init='scaled'), or scaled inputs, keep z near 0"
+    if s.stuck is not None and s.stuck > STUCK and not cancels:
+        said.append(
+            f"layer {s.l}: {_share(s.stuck)} of the outputs are saturated on the wrong side: by "
+            f"BP1, delta^{s.l} = grad_a C (x) sigma'(z^{s.l}), they learn slowly; a cost that "
+            "cancels sigma', such as cross_entropy behind sigmoid, learns from them"
         )
+    if s.saturated is not None and s.saturated > MOST and not (one_sided or is_output):
         said.append(
             f"layer {s.l}: {_share(s.saturated)} saturated, sigma' under {SATURATED:g} of its "
-            f"steepest: learns slowly by {equation}; {cure}"
+            f"steepest: learns slowly by BP2, delta^{s.l} = ((w^{s.l + 1})^T delta^{s.l + 1}) (x) "
+            f"sigma'(z^{s.l}); smaller initial weights (init='scaled'), or scaled inputs, keep z "
+            "near 0"
         )
-    if s.dead and not cancels:
+    if s.dead and not is_output:
         what = "inactive" if one_sided else "saturated"
         said.append(
             f"layer {s.l}: {s.dead} of {s.neurons} neurons {what} for every example: sigma'(z) is "

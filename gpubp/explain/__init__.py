@@ -7,12 +7,14 @@
     net.gradcheck(x, y)                           against the complex step
     explain.check_equations(bp2=mine)             your own equations, and the mistake by name
     net.health(x, y)                              saturated, dead and slow, and what to do
+    explain.design("z/(1 + abs(z))")              an activation of your own beside sigmoid
 
 Layers are numbered as in the equations, from 2 to L; neurons and examples from 0. All of it is
 written against the backend's array library, and computed in float64 where digits matter.
 """
 
 from .demon import Perturbation, perturb_input, perturb_weight
+from .design import Design, Portrait, design
 from .gradients import ArrayCheck, GradCheck, gradcheck
 from .matrices import MatrixForm, matrix_form
 from .mistakes import EquationReport, Verdict, check_equations
@@ -23,6 +25,7 @@ from .vitals import Health, HealthMonitor, LayerHealth, health
 
 __all__ = [
     "ArrayCheck",
+    "Design",
     "EquationReport",
     "GradCheck",
     "Health",
@@ -33,9 +36,11 @@ __all__ = [
     "Path",
     "Paths",
     "Perturbation",
+    "Portrait",
     "Trace",
     "Verdict",
     "check_equations",
+    "design",
     "explain_page",
     "gradcheck",
     "health",

@@ -14,6 +14,7 @@ from gpubp.plot import check_plot
 
 if TYPE_CHECKING:
     from .demon import Perturbation
+    from .design import Design
     from .pathsum import Paths
     from .tracing import Trace
     from .vitals import Health
@@ -260,4 +261,37 @@ def draw_health(found: Health, path: Any) -> Any:
         panel.set_xticks(places, [f"{s.l}" for s in layers])
         panel.set_xlim(-0.6, len(layers) - 0.4)
         panel.set_xlabel("layer l")
+    return saved(figure, path)
+
+
+def draw_design(found: Design, path: Any) -> Any:
+    """Four panels: sigma, sigma', ||delta^l|| through the layers, accuracy over the epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(8.6, 6.4)
+    panels = figure.subplots(2, 2).ravel()
+    for portrait, colour, style, marker in zip(
+        found.portraits, (BLUE, VERMILION), ("-", "--"), ("o", "s"), strict=True
+    ):
+        line = {"color": colour, "linestyle": style, "label": portrait.name[:40]}
+        panels[0].plot(found.z, portrait.sigma, **line)
+        panels[1].plot(found.z, portrait.sigma_prime, **line)
+        layers = np.arange(len(portrait.delta_norms)) + 2
+        panels[2].plot(layers, portrait.delta_norms, marker=marker, markersize=4, **line)
+        accuracy = 100 * portrait.accuracies
+        panels[3].plot(range(len(accuracy)), accuracy, marker=marker, markersize=4, **line)
+    panels[2].set_yscale("log")
+    for panel, title, across, up in (
+        (panels[0], "the activation", "z", r"$\sigma(z)$"),
+        (panels[1], "its slope, a factor of BP1 and BP2", "z", r"$\sigma'(z)$"),
+        (panels[2], "delta on its way down, BP2", "layer l", r"$||\delta^l||\ /\ ||\delta^L||$"),
+        (panels[3], "training", "epoch", "unseen digits right (%)"),
+    ):
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel(across)
+        panel.set_ylabel(up)
+        panel.grid(alpha=0.3)
+    for panel in panels[2:]:
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].legend(fontsize=9)
     return saved(figure, path)

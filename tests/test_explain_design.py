@@ -50,7 +50,8 @@ def test_training_is_fits(softsign: explain.Design) -> None:
     for portrait in softsign.portraits:
         activation = "z/(1 + abs(z))" if portrait is softsign.portraits[0] else "sigmoid"
         net = gpubp.Network([784, 30, 30, 10], activation=[activation] * 2 + ["sigmoid"],
-                            cost="cross_entropy", init="lecun", rng=0, backend="reference")  # fmt: skip
+                            cost="cross_entropy", init="lecun", rng=0,
+                            backend="reference")  # fmt: skip
         start = net.evaluate(x[600:], y[600:])
         history = net.fit(x[:600], y[:600], epochs=2, batch_size=10, learning_rate=0.1,
                           validation=(x[600:], y[600:]), progress=False)  # fmt: skip

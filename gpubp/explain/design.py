@@ -148,8 +148,8 @@ def _delta_norms(sigma: Activation, layers: int, init: Any, rng: int) -> Array:
                   dtype="float64", init=init, rng=rng)  # fmt: skip
     draw = np.random.default_rng(rng)
     x, y = draw.standard_normal((_EXAMPLES, 30)), draw.standard_normal((_EXAMPLES, 10))
-    norms: Array = np.array([np.linalg.norm(delta) for delta in net.backprop(x, y).delta])
-    return norms / norms[-1]
+    norms = np.array([np.linalg.norm(delta) for delta in net.backprop(x, y).delta])
+    return np.asarray(norms / norms[-1])
 
 
 def _train(

@@ -52,7 +52,7 @@ class Verdict:
     def __repr__(self) -> str:
         if self.right:
             return f"{self.equation}: right: {self.formula}"
-        named = " and ".join(self.mistakes) or "wrong, in no way that the catalogue knows"
+        named = "; also ".join(self.mistakes) or "wrong, in no way that the catalogue knows"
         return f"{self.equation}: {named}\n  {self.formula}\n  {self.detail}"
 
 

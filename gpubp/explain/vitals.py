@@ -13,6 +13,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import cache
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,7 +112,8 @@ class Health:
             f"Health on {self.examples} examples; inputs from {self.low:g} to {self.high:g}, mean "
             f"{self.mean:.3g}, deviation {self.deviation:.3g}; eta {self.eta:g}"
         )
-        return "\n".join([head, table(rows), *(self.advice or ["nothing that slows learning"])])
+        said = [fill(line, 98, subsequent_indent="    ") for line in self.advice]
+        return "\n".join([head, table(rows), *(said or ["nothing that slows learning"])])
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """A picture of the shares and speeds, layer by layer: a matplotlib Figure, written to

@@ -47,7 +47,6 @@ class History(Sequence[Epoch]):
         return len(self._rows)
 
     def append(self, row: Epoch) -> None:
-        """Add the row of the epoch that has ended."""
         self._rows.append(row)
 
     @property

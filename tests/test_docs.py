@@ -32,17 +32,6 @@ def test_every_page_is_in_the_navigation_and_the_other_way_round() -> None:
         "index", "equations", "paths", "slowly", "activation", "checks", "book", "backends",
         "kernel", "api",
     ]  # fmt: skip
-        "index",
-        "equations",
-        "paths",
-        "slowly",
-        "activation",
-        "checks",
-        "book",
-        "backends",
-        "kernel",
-        "api",
-    ]
     assert {f"{name}.md" for name in promised} == set(listed)
 
 

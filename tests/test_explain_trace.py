@@ -72,6 +72,16 @@ def test_trace_says_which_equation_made_what() -> None:
     assert "BP1: delta^4 = grad_a C (x) sigma'(z^4)" in repr(network().trace(X, LABELS))
 
 
+def test_names_and_formulas_of_ones_own(tmp_path: Path) -> None:
+    """A name or formula that mathematics would choke on is shown as it stands."""
+    odd = gpubp.define_activation("cost_in_$_", "z/(1 + abs(z))")
+    net = network(activation=[odd, "where(z < 0, 0.1*z, z**2)", "sigmoid"])
+    net.weights[2][0, 0] = np.inf  # what has overflowed can still be looked at
+    t = net.trace(X, LABELS)
+    assert "a^3 = sigma(z^3), sigma(z) = where(z < 0, 0.1*z, z**2)" in repr(t)
+    t.plot(tmp_path / "own.png")
+
+
 def test_trace_of_softmax_has_no_sigma_prime() -> None:
     net = network(activation=["tanh", "relu", "softmax"], cost="log_likelihood")
     t = net.trace(X, LABELS)

@@ -117,7 +117,7 @@ def perturb_weight(
     check_neuron(k, "k", net.sizes[i], layer - 1)
     whole = Double.of(net, x, y)
     g = whole.backprop()
-    a_in, _ = whole.weighted_input(i, g.a)
+    a_in = whole.a_in(i, g)
 
     def cost(step: float) -> float:
         z = g.z[i].copy()

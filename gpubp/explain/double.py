@@ -109,10 +109,9 @@ class Double:
             z, a = zs[-1], as_[-1]
         return example_cost(self.xp, self.activations[-1], self.cost, z, a, self.y)
 
-    def weighted_input(self, i: int, a: list[Array]) -> tuple[Array, Array]:
-        """(a^{l-1}, z^l) of layer l = i + 2, given the activations of l = 2 .. L."""
-        a_in = self.x if i == 0 else a[i - 1]
-        return a_in, a_in @ self.weights[i].T + self.biases[i]
+    def a_in(self, i: int, g: Gradients) -> Array:
+        """a^{l-1} (m, n_{l-1}) of layer l = i + 2."""
+        return self.x if i == 0 else g.a[i - 1]
 
     @property
     def takes_cost_at_z(self) -> bool:

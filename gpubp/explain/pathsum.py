@@ -59,7 +59,7 @@ class Paths:
     """The sum over the paths of weight w^l_jk (``layer``, ``j``, ``k``).
 
     ``count`` paths add up to ``total``; ``nabla_w`` is what BP4 finds, ``error`` their relative
-    difference. ``strongest`` has the paths of largest \\|rate\\|, the strongest first; ``sizes``
+    difference. ``strongest`` has the paths of largest |rate|, the strongest first; ``sizes``
     are the network's.
     """
 
@@ -73,7 +73,6 @@ class Paths:
     error: float
     strongest: tuple[Path, ...]
     sizes: tuple[int, ...]
-    ends_at: str
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -181,7 +180,7 @@ def paths(
     whole, host = Double.of(net, x, y), net.backend.asnumpy
     g = whole.backprop()
     primes = [host(prime) for prime in whole.sigma_primes(g)]
-    a_in, _ = whole.weighted_input(i, g.a)
+    a_in = whole.a_in(i, g)
     edges = _Edges(
         first=primes[i][:, j] * host(a_in[:, k]),
         weights=[host(w) for w in whole.weights[i + 1 :]],
@@ -197,7 +196,7 @@ def paths(
     return Paths(
         layer, j, k, "enumerated" if method == "enumerate" else "added up by matrix products",
         count, total, nabla_w, abs(total - nabla_w) / (abs(nabla_w) or 1.0),
-        tuple(map(edges.path, best)), net.sizes, "z" if whole.takes_cost_at_z else "a",
+        tuple(map(edges.path, best)), net.sizes,
     )  # fmt: skip
 
 

@@ -65,21 +65,24 @@ def draw_trace(trace: Trace, example: int, path: Any) -> Any:
     for column, layer in zip(grid.T, trace.layers, strict=True):
         for panel, name in zip(column, names, strict=False):
             values, n = getattr(layer, name), layer.z.shape[1]
-            panel.set_title(_short(layer.equations[name]), fontsize=9)
+            title = _short(layer.equations[name])
+            if name == "a":  # the user's name or formula is text, not mathematics
+                title = f"$a^{{{layer.l}}}$ = {_plain(layer.activation)}, of $z^{{{layer.l}}}$"
+            panel.set_title(title, fontsize=9)
             if values is None:
                 panel.text(0.5, 0.5, "softmax is not elementwise", ha="center", va="center",
                            transform=panel.transAxes, fontsize=9, color=GREY)  # fmt: skip
                 panel.set_axis_off()
                 continue
             if n <= _MOST_BARS:
-                panel.bar(range(n), values[example], color=colours[name])
+                panel.bar(range(n), _finite(values[example]), color=colours[name])
             else:
-                panel.plot(values[example], ".", markersize=3, color=colours[name])
+                panel.plot(_finite(values[example]), ".", markersize=3, color=colours[name])
             panel.axhline(0, color="black", linewidth=0.6)
             panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
             _index_axis(panel, "neuron j")
-        nabla = layer.nabla_w[example]
-        reach = float(np.abs(nabla).max()) or 1.0
+        nabla = _finite(layer.nabla_w[example])
+        reach = float(np.nanmax(np.abs(nabla), initial=0.0)) or 1.0
         image = column[-1].imshow(
             nabla, cmap=_DIVERGING, vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest"
         )
@@ -91,14 +94,24 @@ def draw_trace(trace: Trace, example: int, path: Any) -> Any:
         bar.ax.tick_params(labelsize=8)
         bar.ax.locator_params(nbins=5)
     figure.suptitle(
-        f"example {example}: C = {trace.cost[example]:.4g} ({trace.cost_name})", fontsize=11
+        f"example {example}: C = {trace.cost[example]:.4g} ({_plain(trace.cost_name)})",
+        fontsize=11,
     )
     return saved(figure, path)
 
 
+def _finite(values: Any) -> Any:
+    """What can be drawn: NaN, a gap, for infinity."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _plain(name: str) -> str:
+    """A user's name or formula as text, whatever signs it holds."""
+    return (name if len(name) <= 40 else f"{name[:37]}...").replace("$", r"\$")
+
+
 def _short(equation: str) -> str:
-    """An equation in matplotlib's mathematics, without its remark in brackets, in two lines if it
-    is long."""
+    """An equation in matplotlib's mathematics, without its remark in brackets."""
     text = equation.split(" (softmax with")[0]
     name, _, right = text.partition(": ") if text[:2] == "BP" else ("", "", text)
     if ": sigma' cancels)" in right:
@@ -108,8 +121,6 @@ def _short(equation: str) -> str:
         ("grad_a", r"\nabla_a"), ("dC/d", r"\partial C/\partial "), ("^T", r"^{\mathsf{T}}"),
     ):  # fmt: skip
         right = right.replace(plain, tex)
-    for function in ("leaky_relu", "log_likelihood"):
-        right = right.replace(function, function.replace("_", r"\_"))
     return f"{name}:  ${right}$" if name else f"${right}$"
 
 
@@ -273,7 +284,7 @@ def draw_design(found: Design, path: Any) -> Any:
     for portrait, colour, style, marker in zip(
         found.portraits, (BLUE, VERMILION), ("-", "--"), ("o", "s"), strict=True
     ):
-        line = {"color": colour, "linestyle": style, "label": portrait.name[:40]}
+        line = {"color": colour, "linestyle": style, "label": _plain(portrait.name)}
         panels[0].plot(found.z, portrait.sigma, **line)
         panels[1].plot(found.z, portrait.sigma_prime, **line)
         layers = np.arange(len(portrait.delta_norms)) + 2

@@ -131,7 +131,8 @@ def trace(net: Network, x: Any, y: Any) -> Trace:
                 host(g.delta[i]),
                 {
                     "z": f"z^{l} = w^{l} a^{l - 1} + b^{l}",
-                    "a": f"a^{l} = {sigma.name}(z^{l})",
+                    "a": f"a^{l} = {sigma.name}(z^{l})" if sigma.name.isidentifier()
+                    else f"a^{l} = sigma(z^{l}), sigma(z) = {sigma.name}",
                     "sigma_prime": f"sigma'(z^{l})",
                     "delta": _bp1(net, l) if is_output
                     else f"BP2: delta^{l} = ((w^{l + 1})^T delta^{l + 1}) (x) sigma'(z^{l})",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +144,16 @@ def test_refusals_are_one_sentence(call: Any, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_importing_gpubp_does_not_import_the_companion() -> None:
+def test_importing_gpubp_imports_neither_the_companion_nor_explain(tmp_path: Path) -> None:
+    code = (
+        "import sys, gpubp; gpubp.Network([2, 1], backend='reference'); "
+        "print([name for name in sys.modules if name.startswith(('gpubp.explain', "
+        "'gpubp.nielsen'))]); print(gpubp.explain.__name__, gpubp.nielsen.__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["[]", "gpubp.explain gpubp.nielsen"], done.stderr
     with pytest.raises(AttributeError, match="no attribute 'nelson'"):
         gpubp.nelson  # noqa: B018
     assert gpubp.nielsen is nielsen

@@ -2,12 +2,13 @@
 # make test    the whole test suite
 # make bench   the benchmarks against other libraries (installs them: about 1 GB)
 # make lint    ruff and mypy
+# make docs    the documentation site, into build/site; its pages run their own code
 # Each prepares .venv first if it is not there; PYTHON names the interpreter to build it with.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test bench lint clean
+.PHONY: train test bench lint docs clean
 
 train: .venv/installed
 	$(BIN)/gpubp train --data digits28 --sizes 784,30,10 --epochs 5
@@ -21,6 +22,9 @@ lint: .venv/installed
 	# Types are checked as installed, where kernels/ is gpubp.kernels.
 	rm -rf build && $(BIN)/python -m pip install --quiet --no-deps --target build/installed .
 	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p gpubp
+
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=docs $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/installed-bench
 	$(BIN)/python bench/epoch.py
@@ -36,6 +40,10 @@ bench: .venv/installed-bench
 
 .venv/installed-bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable ".[test,bench]"
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[test,docs]"
 	@touch $@
 
 clean:

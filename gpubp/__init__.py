@@ -5,8 +5,13 @@
     net.fit(*train, epochs=30, batch_size=10, learning_rate=3.0, validation=test)
     net.evaluate(*test)
 
-Importing it loads NumPy alone: Numba, SciPy, CuPy and SymPy come when they are first needed.
+Importing it loads NumPy alone: Numba, SciPy, CuPy and SymPy come when they are first needed, and
+so do ``gpubp.explain`` (see backpropagation work) and ``gpubp.nielsen`` (the book's own calls).
 """
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from . import data, schedule
 from .activation import Activation, define_activation
@@ -18,6 +23,9 @@ from .cost import Cost, define_cost
 from .errors import BackendUnavailable, DataFormatError, DivergenceError
 from .history import Epoch, History
 from .network import Evaluation, Network
+
+if TYPE_CHECKING:
+    from . import explain, nielsen
 
 __version__ = "0.1.0"
 
@@ -38,7 +46,15 @@ __all__ = [
     "data",
     "define_activation",
     "define_cost",
+    "explain",
     "get_backend",
     "load",
+    "nielsen",
     "schedule",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in ("explain", "nielsen"):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

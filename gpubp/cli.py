@@ -1,4 +1,4 @@
-"""The command line: ``gpubp train | evaluate | predict | data | bench | doctor``.
+"""The command line: ``gpubp train | evaluate | predict | explain | data | bench | doctor``.
 
 Exit codes: 0; 1 where ``doctor`` finds a fault; 2 for what cannot be done as asked; 3 where
 training diverged; 130 after Ctrl-C; 141 where the reader of the output has gone. Each failure is
@@ -145,6 +145,26 @@ def _bench(summary: str) -> _Parser:
     return parser
 
 
+def _explain(summary: str) -> _Parser:
+    parser = _parser("explain", summary)
+    add = parser.add_argument
+    add("file", metavar="FILE", help="a checkpoint")
+    add("--data", metavar="DATA", help=DATA_HELP)
+    add("--part", default="test", metavar="NAME", help="test (default) or train")
+    add("--example", type=int, default=0, metavar="I", help="of the part, from 0 (default: 0)")
+    add("--show", default="trace,health,paths", metavar="NAME[,NAME...]",
+        help="trace, health, paths (default: all three)")  # fmt: skip
+    add("--weight", metavar="L,J,K", help="whose paths: from neuron K of layer L - 1 to neuron J "
+        "of layer L (default: that of layer 2 with the largest gradient)")  # fmt: skip
+    add("--plot", metavar="FILE.png",
+        help="a picture; of several parts one each, FILE-trace.png and so on")  # fmt: skip
+    add("--html", metavar="FILE.html", help="one self-contained page to click through")
+    add("--examples", type=int, default=10, metavar="N",
+        help="on the page, from --example on (default: %(default)s)")  # fmt: skip
+    _backend_option(parser)
+    return parser
+
+
 def _doctor(summary: str) -> _Parser:
     return _parser("doctor", summary)
 
@@ -154,6 +174,7 @@ _COMMANDS = {
     "train": (_train, "train_command", "Train a network by mini-batch SGD."),
     "evaluate": (_evaluate, "commands", "Cost, accuracy and confusions of a saved network."),
     "predict": (_predict, "commands", "Predicted classes as CSV: index, class[, probabilities]."),
+    "explain": (_explain, "explain_command", "See a saved network work: trace, health, paths."),
     "data": (_data, "commands", "Show what a data set holds; write it as IDX files."),
     "bench": (_bench, "commands", "Time two networks on this machine."),
     "doctor": (_doctor, "doctor", "Versions, hardware, caches and a self-test."),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from .parameters import LayerArrays, Parameters
 from .schedule import Schedule
 from .sgd import Shuffle, Training
 from .sgd import fit as sgd_fit
+
+if TYPE_CHECKING:
+    from .explain import GradCheck, Health, Trace
 
 # Diverged weights show in the outputs and the cost, not in NumPy's warnings.
 _QUIET = np.errstate(over="ignore", invalid="ignore")
@@ -179,6 +182,27 @@ class Network:
             as_input(xp, x, self.dtype),
             as_targets(xp, y, self.sizes[-1], self.dtype),
         )
+
+    def trace(self, x: Any, y: Any) -> Trace:
+        """z, a, sigma'(z), delta, nabla_b and nabla_w of every layer for each example, labelled
+        with the equation that made it: see :func:`gpubp.explain.trace`."""
+        from .explain import trace
+
+        return trace(self, x, y)
+
+    def gradcheck(self, x: Any, y: Any) -> GradCheck:
+        """BP1-BP4 against the complex step and central differences, array by array; which equation
+        is wrong when one is: see :func:`gpubp.explain.gradcheck`."""
+        from .explain import gradcheck
+
+        return gradcheck(self, x, y)
+
+    def health(self, x: Any, y: Any = None, learning_rate: float | None = None) -> Health:
+        """Saturated, dead and slowly learning layers, with advice: see
+        :func:`gpubp.explain.health`."""
+        from .explain import health
+
+        return health(self, x, y, learning_rate)
 
     def predict(self, x: Any) -> np.ndarray[Any, Any]:
         """The class of each row, (n,) int64: the largest output; of one output, whether a > 0.5."""

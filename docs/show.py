@@ -1,0 +1,16 @@
+"""Pages show the pictures that their own code drew: ``print(show(figure, "what it shows"))``."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import Any
+
+
+def show(figure: Any, alt: str) -> str:
+    """A matplotlib Figure as an HTML image inside the page; ``alt`` says what it shows."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<p><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></p>'

@@ -1,0 +1,26 @@
+"""Device memory: how much is free, and what to say when it does not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cupy as cp
+
+from gpubp.errors import DeviceMemoryError
+
+
+def free_bytes() -> int:
+    """What can still be allocated: free on the device, or kept by CuPy for the next array."""
+    return int(cp.cuda.runtime.memGetInfo()[0]) + int(cp.get_default_memory_pool().free_bytes())
+
+
+@contextmanager
+def allocating(what: str, needed: int, remedy: str) -> Iterator[None]:
+    """Answer running out of device memory inside with the bytes needed and what to change."""
+    try:
+        yield
+    except cp.cuda.memory.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            f"{what} need {needed:,} bytes on the GPU, which has {free_bytes():,} free: {remedy}"
+        ) from error

@@ -31,13 +31,13 @@ HERE = Path(__file__).resolve().parent
 MODE = os.environ.get("GPUBP_CUDA_ON_CPU", "plain")
 _SANITIZER = {"thread": "tsan", "address": "asan"}
 _MODES = {
-    "plain": ["-O2"],
+    "plain": ["-O1"],
     "thread": ["-O1", "-g", "-fsanitize=thread", "-Wno-tsan"],
     # -fno-sanitize=vptr: plain functions have none, and it would need another library.
     "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize=vptr",
                 "-fno-sanitize-recover=all"],
 }  # fmt: skip
-_COMMON = ["-std=c++17", "-fPIC", "-shared", "-fno-strict-aliasing", "-fno-exceptions",
+_COMMON = ["-std=c++17", "-fPIC", "-fno-strict-aliasing", "-fno-exceptions",
            "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-Wall", "-Wno-unknown-pragmas",
            "-Wno-unused", "-Wno-comment"]  # fmt: skip
 
@@ -76,10 +76,7 @@ def missing(mode: str = MODE) -> str | None:
 @cache
 def _sanitizer_library(mode: str) -> str | None:
     name = f"lib{_SANITIZER[mode]}.so"
-    done = subprocess.run(
-        ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
-    )
-    path = done.stdout.strip()
+    path = _run(["g++", f"-print-file-name={name}"]).stdout.strip()
     return path if os.path.isabs(path) else None
 
 
@@ -131,40 +128,41 @@ def _folder() -> Path:
     return Path(root) / "cuda_on_cpu"
 
 
-def _compiled(source: str, flags: Sequence[str], mode: str) -> Path:
-    """The shared library of this C++ text, from the cache where it has been compiled before."""
-    command = ["g++", "-x", "c++", *_COMMON, *flags, f"-I{HERE}"]
+def _compiled(source: str, flags: Sequence[str], name: str) -> Path:
+    """What g++ makes of this C++ text, from the cache where it has been made before."""
+    command = ["g++", *_COMMON, *flags]
     header = (HERE / "cuda.h").read_text()
-    content = "\0".join([_version(), *command[1:-1], header, source])
-    library = _folder() / f"{mode}-{hashlib.sha256(content.encode()).hexdigest()[:24]}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            built = Path(folder) / "built.so"
-            # A sanitizer that is loaded first must not look at the compiler, too.
-            clean = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
-            done = subprocess.run(
-                [*command, "-", "-o", str(built)], input=source, capture_output=True, text=True,
-                check=False, env=clean,
-            )  # fmt: skip
+    content = "\0".join([_version(), *command, header, source])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:24]
+    path = _folder() / name.format(digest)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            text, built = Path(folder) / "text", Path(folder) / "built"
+            text.write_text(source)
+            done = _run([*command, str(text), "-o", str(built)])
             if done.returncode:
                 raise CompileError(done.stderr)
-            os.replace(built, library)
-    return library
+            os.replace(built, path)
+    return path
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    # A sanitizer that is loaded before all else must not look at the compiler, too.
+    clean = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=clean)
 
 
 @cache
 def _version() -> str:
-    clean = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
-    done = subprocess.run(["g++", "-v"], capture_output=True, text=True, check=True, env=clean)
-    return done.stderr
+    return _run(["g++", "-v"]).stderr
 
 
 @cache
 def runtime(mode: str = MODE) -> ctypes.CDLL:
     """runtime.cpp, loaded so that kernels find it; not instrumented, whatever the mode."""
-    flags = ["-O2", f"-DMODE_{mode.upper()}"]
-    path = _compiled((HERE / "runtime.cpp").read_text(), flags, mode)
+    flags = ["-O2", "-shared", f"-DMODE_{mode.upper()}", f"-I{HERE}", "-x", "c++"]
+    path = _compiled((HERE / "runtime.cpp").read_text(), flags, f"{mode}-{{}}.so")
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     library.gpu_launch.restype = ctypes.c_char_p
     library.gpu_launch.argtypes = [
@@ -181,7 +179,11 @@ def compile_kernels(
     """The kernels of a CUDA C text by name, with ``-D`` options as RawModule takes them."""
     runtime(mode)
     source = f'#include "cuda.h"\n#line 1 "kernel.cu"\n{translated(text)}'
-    library = ctypes.CDLL(str(_compiled(source, [*_MODES[mode], *defines], mode)))
+    # cuda.h takes longer to read than a kernel to compile: it is read once for all of them.
+    header = (HERE / "cuda.h").read_text()
+    read = _compiled(header, [*_MODES[mode], "-x", "c++-header"], f"{mode}-{{}}/cuda.h.gch")
+    flags = [*_MODES[mode], *defines, "-shared", f"-I{read.parent}", "-x", "c++"]
+    library = ctypes.CDLL(str(_compiled(source, flags, f"{mode}-{{}}.so")))
     count = ctypes.c_int.in_dll(library, "gpu_kernel_count").value
     kernels = (Kernel * count).in_dll(library, "gpu_kernels")
     return {kernel.name.decode(): kernel for kernel in kernels}
@@ -194,7 +196,7 @@ def sanitized(mode: str, script: Path, *arguments: str) -> subprocess.CompletedP
     environment = os.environ | {
         "GPUBP_CUDA_ON_CPU": mode,
         "LD_PRELOAD": library,
-        "TSAN_OPTIONS": "halt_on_error=0 exitcode=66 report_bugs=1 history_size=4",
+        "TSAN_OPTIONS": "exitcode=66 history_size=4 suppress_equal_addresses=0",
         "ASAN_OPTIONS": "detect_leaks=0 exitcode=66 verify_asan_link_order=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "OPENBLAS_NUM_THREADS": "1",

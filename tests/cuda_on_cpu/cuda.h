@@ -8,7 +8,7 @@
 // Under -fsanitize=thread only the kernel's own text is instrumented, the runtime is not. So two
 // accesses are ordered by what CUDA orders them by, and by nothing else: by barriers, __syncwarp,
 // and a __threadfence on either side of an atomic; not by a shuffle, and not by the schedule.
-#pragma once
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>

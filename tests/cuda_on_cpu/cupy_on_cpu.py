@@ -1,7 +1,7 @@
 """A stand-in for ``cupy``: arrays on an imagined GPU, and kernels run by the fibers of runtime.cpp.
 
 ``with installed(): ...`` puts it where ``import cupy`` finds it. It has what gpubp uses, and is
-strict where CuPy is, or should be: see ``array.py`` for arrays, ``device.py`` for streams and
+strict where CuPy is, or should be: see ``arrays.py`` for arrays, ``device.py`` for streams and
 graphs, ``launch.py`` for kernels.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import scipy.special
 
 from . import device
-from .array import (
+from .arrays import (
     MemoryPointer,
     PinnedMemoryPointer,
     alloc_pinned_memory,

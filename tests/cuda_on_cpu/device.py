@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-NAN_BYTES = np.array([0x7FC0DEAD], np.uint32).view(np.uint8)  # NaN as float32 and as float64
+NAN_BYTES = np.array([0x7FF8DEAD], np.uint32).view(np.uint8)  # NaN as float32 and as float64
 
 
 class CUDARuntimeError(RuntimeError):

@@ -312,7 +312,7 @@ Collective& collective(unsigned mask, Site site) {
 void* take(Block& block, size_t bytes) {
   char* p = block.arena.get() + block.used;
   const size_t whole = (bytes + GAP + GAP - 1) / GAP * GAP;
-  std::fill_n(reinterpret_cast<uint32_t*>(p), whole / 4, 0x7fc0dead);  // NaN; twice: NaN as double
+  std::fill_n(reinterpret_cast<uint32_t*>(p), whole / 4, 0x7ff8dead);  // NaN; twice: NaN as double
   block.used += whole;
   block.taken += bytes;
 #if defined(MODE_ADDRESS)
@@ -409,7 +409,7 @@ uint64_t shuffle(unsigned mask, uint64_t bits, unsigned source, Site site) {
   half.present |= 1u << running->index % 32;
   half.slot[running->index % 32] = bits;
   wait(c.barrier, site, false);
-  return half.present >> source & 1 ? half.slot[source] : 0x7ff8dead7fc0deadull;
+  return half.present >> source & 1 ? half.slot[source] : 0x7ff8dead7ff8deadull;
 }
 
 unsigned ballot(unsigned mask, bool predicate, Site site) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,22 @@ class Backend:
         """``array`` as a NumPy array on the host."""
         return array.get() if hasattr(array, "get") else np.asarray(array)
 
+    def device(self) -> AbstractContextManager[Any]:
+        """Inside it, arrays are made and kernels run on this backend's GPU; nothing on the CPU."""
+        if self.xp is np:
+            return nullcontext()
+        device: AbstractContextManager[Any] = self.xp.cuda.Device(
+            int(self.name.partition(":")[2] or 0)
+        )
+        return device
+
+    def near(self, array: Any) -> Any:
+        """``array`` on the device if it takes no more than a quarter of the memory free there, for
+        what is used again and again; else as it is."""
+        if self.xp is np or array.nbytes > self.xp.cuda.runtime.memGetInfo()[0] // 4:
+            return array
+        return self.xp.asarray(array)
+
     def synchronize(self) -> None:
         """Wait until the device has done all it was given; at once on the CPU."""
         if self.xp is not np:
@@ -42,6 +59,7 @@ class Backend:
 def get_backend(name: str | Backend) -> Backend:
     """The backend ``"reference"`` (plain NumPy), ``"cpu"`` (Numba) or ``"cuda"`` (CuPy, CUDA C).
 
+    ``"cuda"`` is the first GPU that CUDA shows, ``"cuda:1"`` the second.
     It loads or raises :class:`~gpubp.BackendUnavailable` with the reason and the cure; nothing
     falls back silently, and no GPU is touched unless its backend is asked for.
     """

@@ -12,6 +12,8 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any, SupportsIndex, overload
 
+import numpy as np
+
 
 class LayerArrays(Sequence[Any]):
     """The arrays of the layers l = 2 .. L, as views; assigning to one copies the values in."""
@@ -33,8 +35,6 @@ class LayerArrays(Sequence[Any]):
         view = self._views[index]
         shape = getattr(value, "shape", None)
         if shape is None:
-            import numpy as np
-
             value = np.asarray(value)
             shape = value.shape
         if tuple(shape) != tuple(view.shape):
@@ -42,7 +42,8 @@ class LayerArrays(Sequence[Any]):
                 f"{self._name}[{index}] has shape {tuple(view.shape)}, not {tuple(shape)}"
             )
         if hasattr(view, "set") and not hasattr(value, "__cuda_array_interface__"):
-            view.set(value.astype(view.dtype))  # a device array takes host values by copy only
+            # A device array takes host values by copy only.
+            view.set(np.ascontiguousarray(value, view.dtype))
         else:
             view[...] = value
 

@@ -11,8 +11,9 @@ from gpubp.errors import DeviceMemoryError
 
 
 def free_bytes() -> int:
-    """What can still be allocated: free on the device, or kept by CuPy for the next array."""
-    return int(cp.cuda.runtime.memGetInfo()[0]) + int(cp.get_default_memory_pool().free_bytes())
+    """What can be allocated, once CuPy has returned what it keeps for the next arrays."""
+    cp.get_default_memory_pool().free_all_blocks()
+    return int(cp.cuda.runtime.memGetInfo()[0])
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 A large tile reads less (BM + BN numbers for BM BN products) and a small one gives more blocks. A
 chip has about a hundred multiprocessors, each of which wants a block. So: the largest tile that
-makes a hundred blocks and of which neither side is twice the product's, else the smallest. The shape
-follows from the sizes alone, not from the GPU at hand, and with it the order of every sum.
+makes a hundred blocks and of which neither side is twice the product's, else the smallest. The
+shape follows from the sizes alone, not from the GPU at hand, and so does the order of every sum.
 
 | tile | registers | threads a slice | slices |          |
 |-------|------|----|----|--------------------------------------------------------|

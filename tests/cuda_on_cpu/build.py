@@ -123,7 +123,8 @@ def translated(text: str) -> str:
     return f"{text}\nCUDA_KERNELS({', '.join(dict.fromkeys(kernels))})\n"
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Where what has been compiled is kept."""
     root = os.environ.get("GPUBP_CACHE") or platformdirs.user_cache_dir("gpubp", appauthor=False)
     return Path(root) / "cuda_on_cpu"
 
@@ -134,11 +135,11 @@ def _compiled(source: str, flags: Sequence[str], name: str) -> Path:
     header = (HERE / "cuda.h").read_text()
     content = "\0".join([_version(), *command, header, source])
     digest = hashlib.sha256(content.encode()).hexdigest()[:24]
-    path = _folder() / name.format(digest)
+    path = folder() / name.format(digest)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            text, built = Path(folder) / "text", Path(folder) / "built"
+        with tempfile.TemporaryDirectory(dir=path.parent) as place:
+            text, built = Path(place) / "text", Path(place) / "built"
             text.write_text(source)
             done = _run([*command, str(text), "-o", str(built)])
             if done.returncode:
@@ -182,7 +183,8 @@ def compile_kernels(
     # cuda.h takes longer to read than a kernel to compile: it is read once for all of them.
     header = (HERE / "cuda.h").read_text()
     read = _compiled(header, [*_MODES[mode], "-x", "c++-header"], f"{mode}-{{}}/cuda.h.gch")
-    flags = [*_MODES[mode], *defines, "-shared", f"-I{read.parent}", "-x", "c++"]
+    # -Bsymbolic: a kernel may have the name of a function elsewhere in this process.
+    flags = [*_MODES[mode], *defines, "-shared", "-Wl,-Bsymbolic", f"-I{read.parent}", "-x", "c++"]
     library = ctypes.CDLL(str(_compiled(source, flags, f"{mode}-{{}}.so")))
     count = ctypes.c_int.in_dll(library, "gpu_kernel_count").value
     kernels = (Kernel * count).in_dll(library, "gpu_kernels")

@@ -53,6 +53,7 @@ class Machine:
     memory: int = 80 << 30
     schedule: str = "greedy"  # of launch.SCHEDULES; "all" takes the next one each launch
     defines: tuple[str, ...] = ()  # added to every compilation: mutants
+    collected: dict[str, str] | None = None  # text -> kernel; then nothing is compiled or launched
     used: int = 0
     launches: int = 0
     capturing: Stream | None = None

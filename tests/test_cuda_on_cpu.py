@@ -330,6 +330,12 @@ def test_an_imagined_machine(cupy: Any) -> None:
         assert runtime.getDeviceCount() == 2
         with pytest.raises(runtime.CUDARuntimeError, match="ordinal"):
             cupy.cuda.Device(2).use()
+        f = kernel(cupy, "out[0] = 1;", "float* out")
+        out = cupy.zeros(1, np.float32)
+        with cupy.cuda.Device(1) as second:
+            assert cupy.zeros(1).device == second != out.device == cupy.cuda.Device(0)
+            with pytest.raises(KernelError, match="memory of device 0"):
+                f((1,), (1,), (out,))
     with imagined(compute_capability="60"):
         assert cupy.cuda.Device(0).compute_capability == "60"
     with imagined(memory=machine.used + 1000):

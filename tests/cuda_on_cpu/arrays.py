@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from . import device
-from .device import Memory, Stream, current_stream, machine, submit
+from .device import Device, Memory, Stream, current_stream, machine, submit
 
 
 class ndarray(NDArrayOperatorsMixin):  # CuPy's name
@@ -53,6 +53,10 @@ class ndarray(NDArrayOperatorsMixin):  # CuPy's name
     itemsize = property(lambda self: self._array.itemsize)
     strides = property(lambda self: self._array.strides)
     flags = property(lambda self: self._array.flags)
+
+    @property
+    def device(self) -> Device:
+        return Device(self._memory.device)
 
     @property
     def data(self) -> MemoryPointer:

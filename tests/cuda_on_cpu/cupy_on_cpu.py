@@ -26,7 +26,7 @@ from .arrays import (
     ndarray,
     on_device,
 )
-from .device import Stream, current_stream, machine
+from .device import Device, Stream, current_stream, machine
 from .launch import RawModule
 
 __version__ = "14.2.0"
@@ -106,48 +106,6 @@ def _created(function: Callable[..., Any]) -> Callable[..., ndarray]:
 
 def _computed(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **named: compute(function, args, named)
-
-
-class Device:
-    """As cupy.cuda.Device, of equal devices."""
-
-    def __init__(self, device: int | None = None) -> None:
-        self.id = 0 if device is None else int(device)
-
-    def _check(self) -> None:
-        machine.check()
-        if not 0 <= self.id < machine.devices:
-            raise device.CUDARuntimeError("cudaErrorInvalidDevice", 101, "invalid device ordinal")
-
-    def __enter__(self) -> Device:
-        self._check()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        """Devices are alike: there is nothing to go back to."""
-
-    def use(self) -> Device:
-        self._check()
-        return self
-
-    def synchronize(self) -> None:
-        self._check()
-        device.synchronize_device()
-
-    @property
-    def compute_capability(self) -> str:
-        self._check()
-        return machine.compute_capability
-
-    @property
-    def mem_info(self) -> tuple[int, int]:
-        self._check()
-        return machine.memory - machine.used, machine.memory
-
-    @property
-    def attributes(self) -> dict[str, int]:
-        self._check()
-        return {"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 227 << 10}
 
 
 def _device_count() -> int:

@@ -54,6 +54,7 @@ class Machine:
     schedule: str = "greedy"  # of launch.SCHEDULES; "all" takes the next one each launch
     defines: tuple[str, ...] = ()  # added to every compilation: mutants
     collected: dict[str, str] | None = None  # text -> kernel; then nothing is compiled or launched
+    current: int = 0  # the device
     used: int = 0
     launches: int = 0
     capturing: Stream | None = None
@@ -103,6 +104,7 @@ class Memory:
         machine.refuse_in_capture("an allocation")
         if machine.used + nbytes > machine.memory:
             raise OutOfMemoryError(nbytes, machine.used)
+        self.device = machine.current
         self.bytes = np.empty(nbytes, np.uint8)
         self.bytes[: nbytes // 4 * 4].reshape(-1, 4)[...] = NAN_BYTES
         self.bytes[nbytes // 4 * 4 :] = 0xAD
@@ -252,6 +254,61 @@ class Event:
             machine.waited = machine.written
 
 
+class Device:
+    """As cupy.cuda.Device; the devices are alike, and each has all of the machine's memory."""
+
+    def __init__(self, device: int | None = None) -> None:
+        self.id = machine.current if device is None else int(device)
+        self._before: list[int] = []
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __int__(self) -> int:
+        return self.id
+
+    def _check(self) -> None:
+        machine.check()
+        if not 0 <= self.id < machine.devices:
+            raise CUDARuntimeError("cudaErrorInvalidDevice", 101, "invalid device ordinal")
+
+    def __enter__(self) -> Device:
+        self._check()
+        self._before.append(machine.current)
+        machine.current = self.id
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        machine.current = self._before.pop()
+
+    def use(self) -> Device:
+        self._check()
+        machine.current = self.id
+        return self
+
+    def synchronize(self) -> None:
+        self._check()
+        synchronize_device()
+
+    @property
+    def compute_capability(self) -> str:
+        self._check()
+        return machine.compute_capability
+
+    @property
+    def mem_info(self) -> tuple[int, int]:
+        self._check()
+        return machine.memory - machine.used, machine.memory
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        self._check()
+        return {"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 227 << 10}
+
+
 @dataclass
 class Node:
     """One thing that a graph does, and the memory it does it to, which it does not keep."""
@@ -311,4 +368,8 @@ def submit(work: Callable[[], None], memory: Sequence[Memory], name: str, stream
             m.written = machine.written
     for m in memory:
         check_written(m, stream, name)
+        if m.device != machine.current:
+            raise KernelError(
+                f"{name}: runs on device {machine.current} and uses memory of device {m.device}"
+            )
     stream.issue(work)

@@ -50,5 +50,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) bp1(
 #endif
     }
     sum = block_sum<BLOCK>(sum);
+#ifdef MUTANT_COST_OF_THE_LAST_STEP
+    if (threadIdx.x == 0) cost[blockIdx.x] = sum;
+#else
     if (threadIdx.x == 0) cost[blockIdx.x] += sum;
+#endif
 }

@@ -25,7 +25,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(
 )
 {
 #if GATHER
+#ifdef MUTANT_ORDER_FROM_ITS_BEGINNING
+    const long long* rows = order + offset;
+#else
     const long long* rows = order + *first + offset;
+#endif
     const auto x_ik = [&](int i, int c) { return as_input(x[rows[i] * K + c]); };
 #else
     const auto x_ik = [&](int i, int c) { return as_input(x[(long long)i * K + c]); };

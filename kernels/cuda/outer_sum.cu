@@ -53,7 +53,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) outer_sum(
     double block_penalty = 0;
 #if GATHER
     const long long* rows = order + *first + offset;
+#ifdef MUTANT_ROWS_OUT_OF_ORDER
+    const auto a_ik = [&](int c, int i) { return as_input(a[rows[0] * K + c]); };
+#else
     const auto a_ik = [&](int c, int i) { return as_input(a[rows[i] * K + c]); };
+#endif
 #else
     const auto a_ik = [&](int c, int i) { return as_input(a[(long long)i * K + c]); };
 #endif

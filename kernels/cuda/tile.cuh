@@ -164,7 +164,11 @@ __device__ inline void tile_product(
             T c = partial[0][e / BN][e % BN];
 #pragma unroll
             for (int s = 1; s < SLICES; s++) c += partial[s][e / BN][e % BN];
+#ifdef MUTANT_NO_GUARD_OF_COLUMNS
+            if (i < rows) epilogue(i, j, c);
+#else
             if (i < rows && j < columns) epilogue(i, j, c);
+#endif
         }
 #ifndef MUTANT_PARTIAL_REUSED_WITHOUT_BARRIER
         __syncthreads();

@@ -29,7 +29,10 @@ class Backend:
 
     def asnumpy(self, array: Any) -> np.ndarray[Any, Any]:
         """``array`` as a NumPy array on the host."""
-        return array.get() if hasattr(array, "get") else np.asarray(array)
+        if not hasattr(array, "get"):
+            return np.asarray(array)
+        with array.device:
+            return np.asarray(array.get())
 
     def device(self) -> AbstractContextManager[Any]:
         """Inside it, arrays are made and kernels run on this backend's GPU; nothing on the CPU."""

@@ -37,7 +37,8 @@ def doctor(args: Namespace) -> int:
             say(f"{name:10} {describe()}")
         except (ImportError, OSError, RuntimeError) as failure:  # what is broken is its subject
             say(f"{name:10} unknown ({' '.join(str(failure).split())})")
-    return 0 if all([_passes(name) for name in ("cpu", *_cuda())]) else 1
+    failed = [name for name in ("cpu", *_cuda()) if not _passes(name)]
+    return 1 if failed else 0
 
 
 def _passes(backend: str) -> bool:

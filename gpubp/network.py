@@ -24,7 +24,8 @@ from .schedule import Schedule
 from .sgd import Shuffle, Training
 from .sgd import fit as sgd_fit
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _at_home(method: Callable[Concatenate[Network, P], R]) -> Callable[Concatenate[Network, P], R]:
@@ -32,7 +33,7 @@ def _at_home(method: Callable[Concatenate[Network, P], R]) -> Callable[Concatena
     in NumPy's warnings."""
 
     @wraps(method)
-    def run(self: Network, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: Network, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.backend.device(), np.errstate(over="ignore", invalid="ignore"):
             return method(self, *args, **kwargs)
 
@@ -229,6 +230,8 @@ class Network:
     def evaluate_checked(self, x: Any, y: Any) -> Evaluation:
         """``evaluate`` for x and y that have been through it once, as the loop's validation has."""
         xp, score = self.backend.xp, getattr(self.backend.kernels, "score", None)
+        total: float
+        right: int
         if score is not None:
             total, right = score(self.parameters, self.activations, self.cost, x, y)
         else:

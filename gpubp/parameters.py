@@ -41,11 +41,14 @@ class LayerArrays(Sequence[Any]):
             raise ValueError(
                 f"{self._name}[{index}] has shape {tuple(view.shape)}, not {tuple(shape)}"
             )
-        if hasattr(view, "set") and not hasattr(value, "__cuda_array_interface__"):
-            # A device array takes host values by copy only.
-            view.set(np.ascontiguousarray(value, view.dtype))
-        else:
+        if not hasattr(view, "set"):
             view[...] = value
+            return
+        with view.device:  # which takes host values by copy only
+            if hasattr(value, "__cuda_array_interface__"):
+                view[...] = value
+            else:
+                view.set(np.ascontiguousarray(value, view.dtype))
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._views)

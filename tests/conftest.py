@@ -9,12 +9,14 @@ same kernels on the stand-in for CuPy of tests/cuda_on_cpu.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from cuda_on_cpu import build
+from cuda_on_cpu.cupy_on_cpu import installed
+from cuda_on_cpu.device import imagined
 
 import gpubp
 
@@ -26,10 +28,9 @@ def _cuda() -> list[Any]:
         gpubp.get_backend("cuda")
     except gpubp.BackendUnavailable as error:
         skip = pytest.param("cuda", marks=pytest.mark.skip(reason=str(error)))
-        if shutil.which("g++"):
-            return [skip, "cuda-on-cpu"]
-        no_compiler = pytest.mark.skip(reason="g++, which compiles the kernels, is not installed")
-        return [skip, pytest.param("cuda-on-cpu", marks=no_compiler)]
+        missing = build.missing()
+        marks = pytest.mark.skip(reason=str(missing)) if missing else ()
+        return [skip, pytest.param("cuda-on-cpu", marks=marks)]
     return ["cuda"]
 
 
@@ -42,9 +43,6 @@ def opened(name: str) -> Iterator[gpubp.Backend]:
     if name != "cuda-on-cpu":
         yield gpubp.get_backend(name)
         return
-    from cuda_on_cpu.cupy_on_cpu import installed
-    from cuda_on_cpu.device import imagined
-
     with installed(), imagined():
         yield gpubp.get_backend("cuda")
 

@@ -60,7 +60,7 @@ class MiniBatch:
             )
             for l, (k, n) in enumerate(pairs)
         ]  # fmt: skip
-        self._next_steps = load_kernel("next_steps", dtype, {}, 1)
+        self._next = load_kernel("next_steps", dtype, {}, 1)
         self.first = cp.zeros(1, np.int64)
         self.eta = cp.zeros(1, dtype)
         sums = [row_blocks(m)]
@@ -99,6 +99,6 @@ class MiniBatch:
                 self.eta, *self._rule, self._penalties[l],
             )  # fmt: skip
 
-    def advance(self, examples: int) -> None:
+    def next_steps(self, examples: int) -> None:
         """Let offsets count from that many examples further on."""
-        self._next_steps(1, self.first, np.int64(examples))
+        self._next(1, self.first, np.int64(examples))

@@ -69,7 +69,7 @@ class Stepper:
         if steps and not self._loaded:
             # A kernel is loaded when first launched, and capturing allows no loading.
             self._minibatch.enqueue(m, 0)
-            self._minibatch.advance(m)
+            self._minibatch.next_steps(m)
             self._loaded, steps = True, steps - 1
         for length in (GRAPH_STEPS, 1):
             replays, steps = divmod(steps, length)
@@ -85,7 +85,7 @@ class Stepper:
             try:
                 for step in range(steps):
                     self._minibatch.enqueue(self.plan.batch_size, step * self.plan.batch_size)
-                self._minibatch.advance(steps * self.plan.batch_size)
+                self._minibatch.next_steps(steps * self.plan.batch_size)
             finally:
                 graph = self._stream.end_capture()
             self._graphs[steps] = graph

@@ -37,6 +37,28 @@ def _cuda() -> list[Any]:
 CUDA = _cuda()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "long_on_the_stand_in(*words): cuda-on-cpu runs only the cases whose id holds one of these "
+        "words, all of them under GPUBP_EVERYTHING=1; reference, cpu and cuda run every case",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Kernels on fibers take a thousand times a GPU's time: there, a part stands for the whole."""
+
+    def runs(item: pytest.Item) -> bool:
+        mark = item.get_closest_marker("long_on_the_stand_in")
+        if mark is None or "cuda-on-cpu" not in item.name:
+            return True
+        return any(word in item.name for word in mark.args)
+
+    if os.environ.get("GPUBP_EVERYTHING") != "1":
+        config.hook.pytest_deselected(items=[item for item in items if not runs(item)])
+        items[:] = filter(runs, items)
+
+
 @contextmanager
 def opened(name: str) -> Iterator[gpubp.Backend]:
     """The backend of that name; "cuda-on-cpu" is "cuda" on the stand-in for CuPy."""

@@ -155,6 +155,7 @@ def plain_outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
     return product[:-1, :-1], column_sum[:-1]
 
 
+@pytest.mark.long_on_the_stand_in("float64-cuda-on-cpu-9", "float32-cuda-on-cpu-128")
 @pytest.mark.parametrize("m", [1, 9, 10, 128])
 def test_outer_sum(m: int, dtype: str, poisoned: gpubp.Backend) -> None:
     rng = np.random.default_rng(32)
@@ -274,6 +275,9 @@ def test_stepper_with_every_activation(
     check_stepper(poisoned, dtype, SIZES, [activation, activation, SIGMOID], QUADRATIC)
 
 
+@pytest.mark.long_on_the_stand_in(
+    "float64", "float32-cuda-on-cpu-sigmoid", "float32-cuda-on-cpu-relu"
+)
 @pytest.mark.parametrize(("output", "cost"), legal_pairs(), ids=pair_id)
 def test_stepper_with_every_cost(
     output: Any, cost: Any, dtype: str, poisoned: gpubp.Backend
@@ -281,6 +285,7 @@ def test_stepper_with_every_cost(
     check_stepper(poisoned, dtype, (13, 7, 5), [TANH, output], cost, rate=0.02)
 
 
+@pytest.mark.long_on_the_stand_in("labels-uint8", "targets-float-nesterov")
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("inputs", ["uint8", "float"])
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "targets"])

@@ -25,8 +25,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import platformdirs
-
 HERE = Path(__file__).resolve().parent
 MODE = os.environ.get("GPUBP_CUDA_ON_CPU", "plain")
 _SANITIZER = {"thread": "tsan", "address": "asan"}
@@ -125,6 +123,8 @@ def translated(text: str) -> str:
 
 def folder() -> Path:
     """Where what has been compiled is kept."""
+    import platformdirs
+
     root = os.environ.get("GPUBP_CACHE") or platformdirs.user_cache_dir("gpubp", appauthor=False)
     return Path(root) / "cuda_on_cpu"
 
@@ -191,14 +191,20 @@ def compile_kernels(
     return {kernel.name.decode(): kernel for kernel in kernels}
 
 
-def sanitized(mode: str, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python script whose kernels are built with that sanitizer; its output is the report."""
+def sanitized(
+    mode: str, script: Path, *arguments: str, first: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python script whose kernels are built with that sanitizer; its output is the report.
+
+    With ``first`` it ends with the first race; what is out of bounds always ends it.
+    """
     library = _sanitizer_library(mode)
     assert library is not None, missing(mode)
     environment = os.environ | {
         "GPUBP_CUDA_ON_CPU": mode,
         "LD_PRELOAD": library,
-        "TSAN_OPTIONS": "exitcode=66 history_size=4 suppress_equal_addresses=0",
+        "TSAN_OPTIONS": "exitcode=66 history_size=4 suppress_equal_addresses=0"
+        f" halt_on_error={int(first)}",
         "ASAN_OPTIONS": "detect_leaks=0 exitcode=66 verify_asan_link_order=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "OPENBLAS_NUM_THREADS": "1",

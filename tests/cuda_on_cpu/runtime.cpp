@@ -35,10 +35,16 @@ namespace {
 
 constexpr unsigned RESIDENT = 8192;
 constexpr size_t STATIC_LIMIT = 48 << 10, SHARED_LIMIT = 227 << 10, GAP = 64;
-#if defined(MODE_THREAD) || defined(MODE_ADDRESS)
+constexpr size_t ARENA = SHARED_LIMIT + 64 * GAP;
+#if defined(MODE_ADDRESS)
 constexpr size_t STACK = 256 << 10;
 #else
 constexpr size_t STACK = 64 << 10;
+#endif
+#if defined(MODE_THREAD)
+constexpr bool REUSE = false;  // two blocks in one place, one after the other, would look like a race
+#else
+constexpr bool REUSE = true;
 #endif
 constexpr uint64_t CANARY = 0x5afe57ac5afe57acull;
 
@@ -97,7 +103,7 @@ struct Context {
 };
 #endif
 
-// Stacks are kept for the next launch. Each begins elsewhere within its page, so that the threads
+// Memory is kept for the next launch. A stack begins elsewhere within its page, so that the threads
 // of a block do not all want the same lines of the cache.
 
 struct Stack {
@@ -105,15 +111,26 @@ struct Stack {
   size_t size;
 };
 
+char* pages(size_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) perror("memory for CUDA threads"), abort();
+  return static_cast<char*>(memory);
+}
+
 Stack stack(size_t i) {
   static std::vector<Stack> pool;
   while (pool.size() <= i) {
-    void* memory = mmap(nullptr, STACK, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) perror("a fiber's stack"), abort();
+    char* memory = pages(STACK);
     memcpy(memory, &CANARY, sizeof CANARY);
-    pool.push_back({static_cast<char*>(memory), STACK - pool.size() % 16 * 256});
+    pool.push_back({memory, STACK - pool.size() % 16 * 256});
   }
+  return pool[i];
+}
+
+char* arena(size_t i) {  // in which a block's shared memory is laid out
+  static std::vector<char*> pool;
+  while (pool.size() <= i) pool.push_back(pages(ARENA));
   return pool[i];
 }
 
@@ -161,17 +178,13 @@ struct Fiber {
   std::vector<void*> atomics;      // touched since the last __threadfence
 };
 
-struct Free {
-  void operator()(void* p) const { free(p); }
-};
-
 struct Block {
   uint3 index{};
   Barrier barrier;
   std::vector<Warp> warps;
   std::vector<Fiber> fibers;
   int count[2];  // __syncthreads_count, odd and even phases
-  std::unique_ptr<char, Free> arena;  // in which shared memory is laid out
+  char* arena = nullptr;
   size_t used = 0, fixed = 0, taken = 0;
   char* dynamic = nullptr;
   std::vector<std::pair<const void*, void*>> fixed_arrays;
@@ -193,6 +206,17 @@ Fiber* running;
 Context host;
 #if defined(MODE_THREAD)
 void* host_fiber;
+// Making TSan's fibers takes longer than anything else. They serve again, but not before the next
+// launch, which comes after this one anyway: here they would order one block behind another.
+constexpr size_t TSAN_FIBERS = 4096;  // of the 8128 that TSan can have
+std::vector<void*> idle, spent;
+
+void* tsan_fiber() {
+  if (idle.empty()) return __tsan_create_fiber(0);
+  void* fiber = idle.back();
+  idle.pop_back();
+  return fiber;
+}
 #elif defined(MODE_ADDRESS)
 const void* host_stack;
 size_t host_stack_size;
@@ -310,7 +334,7 @@ Collective& collective(unsigned mask, Site site) {
 
 // An array, and a gap behind it, both full of NaN: what is read out of bounds is NaN, too.
 void* take(Block& block, size_t bytes) {
-  char* p = block.arena.get() + block.used;
+  char* p = block.arena + block.used;
   const size_t whole = (bytes + GAP + GAP - 1) / GAP * GAP;
   std::fill_n(reinterpret_cast<uint32_t*>(p), whole / 4, 0x7ff8dead);  // NaN; twice: NaN as double
   block.used += whole;
@@ -321,15 +345,14 @@ void* take(Block& block, size_t bytes) {
   return p;
 }
 
-void begin(Block& block, unsigned index, size_t first_stack) {
+void begin(Block& block, unsigned index, size_t place) {
   [[maybe_unused]] const Unwatched unwatched;
   const dim3 grid = launch->grid, size = launch->size;
   const unsigned threads = size.x * size.y * size.z;
-  constexpr size_t arena = SHARED_LIMIT + 64 * GAP;
   block.index = {index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y};
-  block.arena.reset(static_cast<char*>(aligned_alloc(GAP, arena)));
+  block.arena = arena(place);
 #if defined(MODE_ADDRESS)
-  __asan_poison_memory_region(block.arena.get(), arena);
+  __asan_poison_memory_region(block.arena, ARENA);
 #endif
   block.dynamic = static_cast<char*>(take(block, launch->dynamic_bytes));
   block.warps.resize((threads + 31) / 32);
@@ -340,11 +363,11 @@ void begin(Block& block, unsigned index, size_t first_stack) {
     f.here = {{i % size.x, i / size.x % size.y, i / size.x / size.y}, block.index, size, grid};
     f.block = &block;
     f.index = i;
-    f.memory = stack(first_stack + i);
+    f.memory = stack(place * threads + i);
     f.context.start(f.memory.memory, f.memory.size, entry);
     block.warps[i / 32].live |= 1u << i % 32;
 #if defined(MODE_THREAD)
-    f.sanitizer = __tsan_create_fiber(0);
+    f.sanitizer = tsan_fiber();
 #elif defined(MODE_ADDRESS)
     __asan_unpoison_memory_region(f.memory.memory, f.memory.size);  // an abandoned thread's frames
 #endif
@@ -354,9 +377,11 @@ void begin(Block& block, unsigned index, size_t first_stack) {
 void end(Block& block) {
   [[maybe_unused]] const Unwatched unwatched;
 #if defined(MODE_THREAD)
-  for (Fiber& f : block.fibers) __tsan_destroy_fiber(f.sanitizer);
-#elif defined(MODE_ADDRESS)
-  if (block.arena) __asan_unpoison_memory_region(block.arena.get(), SHARED_LIMIT + 64 * GAP);
+  for (Fiber& f : block.fibers)
+    if (f.done && idle.size() + spent.size() < TSAN_FIBERS)
+      spent.push_back(f.sanitizer);
+    else
+      __tsan_destroy_fiber(f.sanitizer);
 #endif
   block = Block();
 }
@@ -481,7 +506,7 @@ extern "C" const char* gpu_launch(const Kernel* kernel, const unsigned* grid, co
     const unsigned n = std::min(together, blocks - first);
     turn.clear();
     for (unsigned k = 0; k < n; k++) {
-      begin(resident[k], order[first + k], size_t(k) * threads);
+      begin(resident[k], order[first + k], REUSE ? k : first + k);
       for (unsigned i = 0; i < threads; i++)
         turn.push_back(&resident[k].fibers[down ? threads - 1 - i : i]);
     }
@@ -505,6 +530,8 @@ extern "C" const char* gpu_launch(const Kernel* kernel, const unsigned* grid, co
   }
 #if defined(MODE_THREAD)
   __tsan_acquire(&now.end);
+  idle.insert(idle.end(), spent.begin(), spent.end());
+  spent.clear();
 #endif
   launch = nullptr;
   answer = now.error;

@@ -2,13 +2,14 @@
 //
 //     delta (m, n) = output_delta(z, a, y);  cost[block] += sum over its rows of C;  z, a, y (m, n)
 //
-// Plain twin: bp1 and example_cost of the equations, one array pass for each operation. Here both are
-// one pass: the formulas of this pair of activation and cost are compiled in (a - y where it simplifies).
-// With SOFTMAX, delta = a sum_j y - y and C = -sum_j y log a, with log a = z - max z - log sum exp.
+// Plain twin: bp1 and example_cost of the equations, one array pass for each operation. Here both
+// are one pass: the formulas of this pair of activation and cost are compiled in (a - y where it
+// simplifies). With SOFTMAX, delta = a sum_j y - y and C = -sum_j y log a, with log a = z - max z -
+// log sum exp.
 //
 // Launch: a warp a row, BLOCK / 32 rows a block. A row's sums are butterflies within its warp. Each
-// block adds the costs of its rows, in double, to a sum of its own: no atomics, and the host adds up
-// these few sums once a piece of an epoch. Row i is the example order[*first + offset + i] of y.
+// block adds the costs of its rows, in double, to a sum of its own: no atomics, and the host adds
+// up these few sums once a piece of an epoch. Row i is the example order[*first + offset + i] of y.
 //
 // Cost: nothing beside the launch: (m, n_L) numbers.
 

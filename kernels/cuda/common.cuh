@@ -1,7 +1,8 @@
 // What every kernel shares: the names that formulas use, inputs as numbers, sums over a block.
 //
-// T, the precision of the network, and the kernel's constants stand before this text; see source.py.
-// A product is contracted with a following sum to one rounding (fma), as the compiler does by itself.
+// T, the precision of the network, and the kernel's constants stand before this text; see
+// source.py. A product is contracted with a following sum to one rounding (fma), as the compiler
+// does by itself.
 
 // The names of gpubp/expression.py. C's fmin and fmax drop a NaN; these let it spread, so that it
 // reaches the cost and training stops.
@@ -32,8 +33,8 @@ __device__ inline T target(const long long* label, long long row, int j, int)
 }
 __device__ inline T target(const T* y, long long row, int j, int n) { return y[row * n + j]; }
 
-// Sums and maxima over the 32 lanes of a warp, the same bits in each lane: a butterfly adds the same
-// two numbers on either side.
+// Sums and maxima over the 32 lanes of a warp, the same bits in each lane: a butterfly adds the
+// same two numbers on either side.
 template <class S> __device__ inline S warp_sum(S value)
 {
     for (int distance = 16; distance; distance /= 2) {

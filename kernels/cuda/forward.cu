@@ -2,16 +2,17 @@
 //
 //     z (m, n) = x w^T + b,  x (m, k), w (n, k), b (n,);  a (m, n) = sigma(z)
 //
-// Plain twin: z = x @ w.T + b; a = sigma(z), three passes over z. Here bias and activation are in the
-// epilogue of the product, while z is in a register.
+// Plain twin: z = x @ w.T + b; a = sigma(z), three passes over z. Here bias and activation are in
+// the epilogue of the product, while z is in a register.
 //
-// Launch: a block a tile of z. With GATHER, x is the whole data set, and row i
-// of the mini-batch is the example order[*first + offset + i]: nothing is copied, each block reads the
-// rows it needs where they lie, bytes as bytes. Where a graph replays this launch, *first has moved on.
+// Launch: a block a tile of z. With GATHER, x is the whole data set, and row i of the mini-batch is
+// the example order[*first + offset + i]: nothing is copied, each block reads the rows it needs
+// where they lie, bytes as bytes. Where a graph replays this launch, *first has moved on.
 //
 // Softmax needs whole rows: bp1 and score take it from z, and a is z (sigma is the identity here).
 //
-// Cost: m n k products; k (BM + BN) numbers read a block, from the second-level cache after the first.
+// Cost: m n k products; k (BM + BN) numbers read a block, from the second-level cache after the
+// first.
 
 #include "common.cuh"
 #include "formulas.cuh"

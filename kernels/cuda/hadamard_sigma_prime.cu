@@ -2,8 +2,8 @@
 //
 //     out = v (x) sigma'(z, a), four arrays of ``size`` numbers
 //
-// Plain twin: v * sigma_prime(z, a), a pass and a temporary array for each operation of the formula.
-// In training it stands in the epilogue of bp2; alone it serves backprop.py.
+// Plain twin: v * sigma_prime(z, a), a pass and a temporary array for each operation of the
+// formula. In training it stands in the epilogue of bp2; alone it serves backprop.py.
 //
 // Launch: a thread an element, as memory likes it. Cost: three reads and one write an element.
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 import cupy as cp
 import numpy as np
 
+from gpubp.activation import Activation
 from gpubp.kernels.cuda.feed import Resident, Streamed
 from gpubp.kernels.cuda.launch import load_kernel, load_product
 from gpubp.kernels.cuda.layers import Layers, input_type, load_output_kernel, row_blocks
@@ -44,13 +45,11 @@ class MiniBatch:
             "bp1", dtype, plan.activations[-1], plan.cost, feed.y, sizes[-1]
         )
         pairs = list(pairwise(sizes))
+        hidden = [sigma for sigma in plan.activations[:-1] if isinstance(sigma, Activation)]
         self._bp2 = [
-            load_product(
-                "bp2", dtype, {"sigma_prime": plan.activations[l - 1].sigma_prime}, (m, k, n),  # type: ignore[union-attr]
-                N=n, K=k,
-            )
-            for l, (k, n) in enumerate(pairs) if l
-        ]  # fmt: skip
+            load_product("bp2", dtype, {"sigma_prime": sigma.sigma_prime}, (m, k, n), N=n, K=k)
+            for sigma, (k, n) in zip(hidden, pairs[1:], strict=True)
+        ]
         self._update = [
             load_product(
                 "outer_sum", dtype, {}, (n, k, m),

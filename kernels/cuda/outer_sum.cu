@@ -3,17 +3,19 @@
 //     product (n, k) = sum_x delta a^T,  column_sum (n,) = sum_x delta,  delta (m, n), a (m, k)
 //     g = product / m,  w <- w - eta (g + l2 w + l1 sign w),  b <- b - eta column_sum / m
 //
-// Plain twin: delta.T @ a, delta.sum(axis=0), and the update rule's passes over all parameters. Here
-// the gradient never reaches memory: with UPDATE the epilogue of the product changes w, and velocity v
-// where there is MOMENTUM (see gpubp/optimiser.py). The blocks of the first tile column add up delta's
-// columns from the stages that lie in shared memory for the product.
+// Plain twin: delta.T @ a, delta.sum(axis=0), and the update rule's passes over all parameters.
+// Here the gradient never reaches memory: with UPDATE the epilogue of the product changes w, and
+// velocity v where there is MOMENTUM (see gpubp/optimiser.py). The blocks of the first tile column
+// add up delta's columns from the stages that lie in shared memory for the product.
 //
 // The penalty of the weights before their update belongs to the cost of this mini-batch. Each block
 // adds m times its tile's share to a sum of its own, in double: no two blocks meet, launches follow
 // each other, so a run repeats bit for bit without atomics.
 //
 // Launch: a block a tile of w. With GATHER, a is the data set; see forward.cu.
-// Cost: m n k products; each weight (and velocity) read and written once; m (BM + BN) numbers a block.
+//
+// Cost: m n k products; each weight (and velocity) read and written once; m (BM + BN) numbers read
+// a block.
 
 #include "common.cuh"
 #include "tile.cuh"

@@ -2,9 +2,9 @@
 //
 //     cost[block] += sum over its rows of C;  right[block] += rows whose class is that of y
 //
-// Plain twin: example_cost, argmax of a and of y, a comparison and two sums, with (m, n) arrays between.
-// The class of a row is its largest output (of equals the first, as argmax), of one output whether a > 0.5.
-// From softmax's z the outputs are exp(z - max z): their sum would change no comparison.
+// Plain twin: example_cost, argmax of a and of y, a comparison and two sums, with (m, n) arrays
+// between. The class of a row is its largest output (of equals the first, as argmax), of one output
+// whether a > 0.5. Softmax's a is worked out from z as bp1 does, rounding and ties included.
 //
 // Launch and sums as in bp1.cu: a warp a row, a sum a block, no atomics. Here row i of y is row i.
 

@@ -6,7 +6,8 @@
 //
 // 1. Shared memory. A stage of BK values of k is fetched once for the whole tile, BM + BN numbers
 //    for BM BN products. Two stages alternate: while one is multiplied, the next is on its way into
-//    registers, so that the latency of memory hides behind arithmetic and a stage needs one barrier.
+//    registers, so that the latency of memory hides behind arithmetic, and one barrier a stage will
+//    do.
 // 2. Registers. A thread owns TM x TN elements and reads TM + TN numbers for TM TN products. They
 //    stand in strips of up to 16 bytes, so that a strip is one wide read and neighbouring threads
 //    read neighbouring strips.
@@ -63,7 +64,8 @@ template <int COUNT, int PER> __device__ inline int owned(int t, int p)
 }
 
 // All PER of them, from a row of shared memory.
-template <int COUNT, int PER> __device__ inline void read(const Strip<PER>* row, int t, T (&to)[PER])
+template <int COUNT, int PER>
+__device__ inline void read(const Strip<PER>* row, int t, T (&to)[PER])
 {
     constexpr int WIDTH = Strip<PER>::WIDTH;
 #pragma unroll

@@ -79,19 +79,23 @@ def last_line(text: str) -> str:
 
 
 def make_importable() -> None:
-    """gpubp from this checkout also where it is not installed: kernels/ put into a copy of it."""
+    """gpubp from this checkout also where it is not installed."""
     found = subprocess.run([sys.executable, "-c", "import gpubp.kernels"], check=False,
                            cwd=tempfile.gettempdir(), capture_output=True)  # fmt: skip
     if found.returncode == 0:
         return
-    copy = Path(tempfile.mkdtemp(prefix="gpubp-"))
+    copy = str(package_in(Path(tempfile.mkdtemp(prefix="gpubp-"))))
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = copy + (os.pathsep + before if before else "")
+    sys.path.insert(0, copy)
+
+
+def package_in(folder: Path) -> Path:
+    """The folder, with gpubp in it as it installs: kernels/ is inside."""
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "gpubp", copy / "gpubp", ignore=ignore)
-    shutil.copytree(ROOT / "kernels", copy / "gpubp" / "kernels", ignore=ignore)
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(copy), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
-    sys.path.insert(0, str(copy))
+    shutil.copytree(ROOT / "gpubp", folder / "gpubp", ignore=ignore)
+    shutil.copytree(ROOT / "kernels", folder / "gpubp" / "kernels", ignore=ignore)
+    return folder
 
 
 def gpu() -> str | None:

@@ -1,6 +1,7 @@
 # make train   train a network, offline, on embedded data
-# make test    the whole test suite
+# make test    the whole test suite; the CUDA kernels are run on the CPU if g++ is there
 # make bench   the benchmarks against other libraries (installs them: about 1 GB)
+# make bench-gpu   tests, compute-sanitizer and benchmarks on a GPU, by $(PYTHON), installing nothing
 # make lint    ruff and mypy
 # make docs    the documentation site, into build/site; its pages run their own code
 # Each prepares .venv first if it is not there; PYTHON names the interpreter to build it with.
@@ -8,7 +9,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test bench lint docs clean
+.PHONY: train test bench bench-gpu lint docs clean
 
 train: .venv/installed
 	$(BIN)/gpubp train --data digits28 --sizes 784,30,10 --epochs 5
@@ -29,17 +30,21 @@ docs: .venv/installed-docs
 bench: .venv/installed-bench
 	$(BIN)/python bench/epoch.py
 
+# On a machine with a GPU, with the Python that has CuPy, PyTorch and JAX: nothing is installed.
+bench-gpu:
+	$(PYTHON) bench/gpu.py
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "gpubp needs Python 3.11 or newer: run make PYTHON=python3.12, or another one"; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --editable ".[test,nvrtc]"
 	@touch $@
 
 .venv/installed-bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[test,bench]"
+	$(BIN)/python -m pip install --quiet --editable ".[test,nvrtc,bench]"
 	@touch $@
 
 .venv/installed-docs: .venv/installed

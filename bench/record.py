@@ -90,7 +90,10 @@ def versions(packages: Iterable[str] = ("numpy", "numba", "scipy")) -> str:
 
 
 def commit() -> str:
-    """The commit measured, marked where the working tree differs from it."""
+    """The commit measured, marked where the working tree differs from it; of a copy without git,
+    what GPUBP_COMMIT says."""
+    if not (ROOT / ".git").exists():
+        return os.environ.get("GPUBP_COMMIT", "unknown")
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -101,12 +104,16 @@ def commit() -> str:
     return git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
 
 
-def append(rows: Iterable[Row], packages: Iterable[str] = ("numpy", "numba", "scipy")) -> None:
+def append(
+    rows: Iterable[Row],
+    packages: Iterable[str] = ("numpy", "numba", "scipy"),
+    where: str | None = None,
+) -> None:
     """Add the rows to results.csv, stamped with date, commit, device and versions."""
     stamp = {
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
-        "device": device(),
+        "device": where or device(),
         "versions": versions(packages),
     }
     new = not RESULTS.exists()
@@ -253,9 +260,36 @@ def epoch_table() -> str:
     return "\n".join([*lines, "", f"Data: {', '.join(data)}. {_where(rows)}"])
 
 
+def gpu_table() -> str:
+    """Microseconds a training step on a GPU, and how many times gpubp's that is."""
+    rows = newest("gpu")
+    if not rows:
+        return "Nothing has been timed on a GPU yet: `python bench/gpu.py` does it."
+    cases, subjects = _grid(rows)
+    ours = "gpubp cuda"
+    lines = [
+        f"| library | {' | '.join(f'{case}, us a step' for case in cases)} |",
+        f"|---|{'---|' * len(cases)}",
+    ]
+    for subject in subjects:
+        cells = []
+        for found in cases.values():
+            cell = ""
+            if subject in found:
+                us = float(found[subject]["median"])
+                cell = _three_digits(us)
+                if subject != ours and ours in found:
+                    cell += f" ({us / float(found[ours]['median']):.1f}x)"
+            cells.append(cell)
+        lines.append(f"| {subject} | {' | '.join(cells)} |")
+    data = sorted({row["note"] for row in rows})
+    return "\n".join([*lines, "", f"float32. Data: {', '.join(data)}. {_where(rows)}"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy_table,
     "epoch": epoch_table,
+    "gpu": gpu_table,
     "kernels": kernels_table,
     "scaling": scaling_table,
     "time_to_accuracy": time_to_accuracy_table,

@@ -20,7 +20,7 @@ from .backprop import Gradients
 from .callbacks import Callback, EarlyStopping
 from .checkpoint import load
 from .cost import Cost, define_cost
-from .errors import BackendUnavailable, DataFormatError, DivergenceError
+from .errors import BackendUnavailable, DataFormatError, DeviceMemoryError, DivergenceError
 from .history import Epoch, History
 from .network import Evaluation, Network
 
@@ -36,6 +36,7 @@ __all__ = [
     "Callback",
     "Cost",
     "DataFormatError",
+    "DeviceMemoryError",
     "DivergenceError",
     "EarlyStopping",
     "Epoch",

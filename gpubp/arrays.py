@@ -3,6 +3,9 @@
 uint8 stands for image intensities and is read as x/255 everywhere; it stays uint8 in memory until
 the rows of a mini-batch are gathered. Every other dtype is taken as it is. Each check answers bad
 input with one sentence; ``name`` is the argument's name in it.
+
+What comes from the host is checked there and stays there, also for a network on a GPU: it is copied
+over where it is used, a part at a time, as it may be more than the GPU holds.
 """
 
 from __future__ import annotations
@@ -15,37 +18,48 @@ from typing import Any
 import numpy as np
 
 _CHUNK_BYTES = 32 << 20  # evaluation and checks look at no more than this at once
+_DLPACK_CUDA = (2, 13)  # DLPack's numbers for device and managed memory of CUDA
 
 
 def as_array(xp: ModuleType, value: Any, name: str) -> Any:
-    """``value`` as an array of ``xp``: from a list, NumPy, CuPy, DLPack or a CUDA array."""
-    on_gpu = hasattr(value, "__cuda_array_interface__")
-    if xp is np:
-        if on_gpu:
+    """``value`` as an array where it is: of NumPy on the host, of ``xp`` on the network's GPU."""
+    if _on_gpu(value):
+        if xp is np:
             raise TypeError(
                 f"{name} lives on a GPU and this network on the CPU: copy it to the host first, "
                 "or build the network with backend='cuda'"
             )
-        if hasattr(value, "tocsr"):
-            raise TypeError(f"{name} is a sparse matrix: only x may be; pass {name}.toarray()")
-        if hasattr(value, "__array__") or not hasattr(value, "__dlpack__"):
-            try:
-                array = np.asarray(value)
-            except (ValueError, RuntimeError, TypeError) as error:
-                tensor = hasattr(value, "detach")
-                remedy = f"pass {name}.detach()" if tensor else "make all its rows of one length"
-                raise ValueError(f"{name} does not form an array: {remedy}") from error
-        else:
-            array = np.from_dlpack(value)
-    elif on_gpu or not hasattr(value, "__dlpack__"):
-        array = xp.asarray(value)
+        cuda_array = hasattr(value, "__cuda_array_interface__")
+        array = xp.asarray(value) if cuda_array else xp.from_dlpack(value)
+        if array.device != xp.cuda.Device():
+            array = array.copy()  # to the current device, which is the network's
+    elif hasattr(value, "tocsr"):
+        raise TypeError(f"{name} is a sparse matrix: only x may be; pass {name}.toarray()")
+    elif hasattr(value, "__array__") or not hasattr(value, "__dlpack__"):
+        try:
+            array = np.asarray(value)
+        except (ValueError, RuntimeError, TypeError) as error:
+            tensor = hasattr(value, "detach")
+            remedy = f"pass {name}.detach()" if tensor else "make all its rows of one length"
+            raise ValueError(f"{name} does not form an array: {remedy}") from error
     else:
-        array = xp.asarray(
-            np.asarray(value) if hasattr(value, "__array__") else xp.from_dlpack(value)
-        )
+        array = np.from_dlpack(value)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} holds {array.dtype}, not numbers: convert it to float or uint8")
     return array
+
+
+def _on_gpu(value: Any) -> bool:
+    """Whether the values lie in a GPU's memory, by either protocol's own word."""
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    device = getattr(value, "__dlpack_device__", None)
+    return device is not None and int(device()[0]) in _DLPACK_CUDA
+
+
+def module_of(xp: ModuleType, array: Any) -> ModuleType:
+    """The library that computes where ``array`` is: NumPy on the host, else ``xp``."""
+    return np if isinstance(array, np.ndarray) else xp
 
 
 def row_chunks(rows: int, bytes_per_row: int) -> Iterator[slice]:
@@ -86,6 +100,7 @@ def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> A
     if sparse and xp is not np:
         raise TypeError(f"{name} is a sparse matrix, which the GPU does not take: {name}.toarray()")
     x = _as_csr(x, dtype, name) if sparse else as_array(xp, x, name)
+    xp = np if sparse else module_of(xp, x)
     if x.ndim != 2:
         hint = ""
         if x.ndim == 1 and x.size == n_in:
@@ -138,6 +153,7 @@ def check_y(xp: ModuleType, y: Any, rows: int, n_out: int, dtype: Any, name: str
     With one output neuron, y of shape (n,) is taken as the n targets themselves.
     """
     y = as_array(xp, y, name)
+    xp = module_of(xp, y)
     if y.ndim == 0:
         raise ValueError(f"{name} is a single number: pass an array, [{name}] for one example")
     if len(y) != rows:
@@ -169,16 +185,17 @@ def check_y(xp: ModuleType, y: Any, rows: int, n_out: int, dtype: Any, name: str
 
 
 def as_input(xp: ModuleType, x: Any, dtype: Any) -> Any:
-    """a^1 for rows of x: uint8 as x/255, the rest unchanged, in ``dtype``; sparse rows as dense."""
-    if hasattr(x, "toarray"):
-        x = x.toarray()
+    """a^1 for rows of x, from either side, dense or sparse: uint8 as x/255, the rest unchanged, in
+    ``dtype``."""
+    x = xp.asarray(x.toarray() if hasattr(x, "toarray") else x)
     if x.dtype == xp.uint8:
         return xp.divide(x, np.dtype(dtype).type(255), dtype=dtype)
     return x.astype(dtype, copy=False)
 
 
 def as_targets(xp: ModuleType, y: Any, n_out: int, dtype: Any) -> Any:
-    """y (m, n_out) for rows of y: labels as unit vectors, targets unchanged."""
+    """y (m, n_out) for rows of y, from either side: labels as unit vectors, targets unchanged."""
+    y = xp.asarray(y)
     if y.ndim == 2:
         return y
     return (y[:, None] == xp.arange(n_out)).astype(dtype)

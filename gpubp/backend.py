@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -28,7 +29,26 @@ class Backend:
 
     def asnumpy(self, array: Any) -> np.ndarray[Any, Any]:
         """``array`` as a NumPy array on the host."""
-        return array.get() if hasattr(array, "get") else np.asarray(array)
+        if not hasattr(array, "get"):
+            return np.asarray(array)
+        with array.device:
+            return np.asarray(array.get())
+
+    def device(self) -> AbstractContextManager[Any]:
+        """Inside it, arrays are made and kernels run on this backend's GPU; nothing on the CPU."""
+        if self.xp is np:
+            return nullcontext()
+        device: AbstractContextManager[Any] = self.xp.cuda.Device(
+            int(self.name.partition(":")[2] or 0)
+        )
+        return device
+
+    def near(self, array: Any) -> Any:
+        """``array`` on the device if it takes no more than a quarter of the memory free there, for
+        what is used again and again; else as it is."""
+        if self.xp is np or array.nbytes > self.xp.cuda.runtime.memGetInfo()[0] // 4:
+            return array
+        return self.xp.asarray(array)
 
     def synchronize(self) -> None:
         """Wait until the device has done all it was given; at once on the CPU."""
@@ -42,6 +62,7 @@ class Backend:
 def get_backend(name: str | Backend) -> Backend:
     """The backend ``"reference"`` (plain NumPy), ``"cpu"`` (Numba) or ``"cuda"`` (CuPy, CUDA C).
 
+    ``"cuda"`` is the first GPU that CUDA shows, ``"cuda:1"`` the second.
     It loads or raises :class:`~gpubp.BackendUnavailable` with the reason and the cure; nothing
     falls back silently, and no GPU is touched unless its backend is asked for.
     """
@@ -52,11 +73,7 @@ def get_backend(name: str | Backend) -> Backend:
     kind, _, index = name.partition(":")
     if kind not in BACKENDS or (index and (kind != "cuda" or not index.isdecimal())):
         raise unknown("backend", name, BACKENDS)
-    if kind == "cuda":
-        raise BackendUnavailable(
-            f"backend {name!r} is not available: this version of gpubp has no CUDA kernels yet; "
-            "use backend='cpu'"
-        )
+    xp = _cupy(name, int(index or 0)) if kind == "cuda" else np
     try:
         kernels = importlib.import_module(f"gpubp.kernels.{kind}")
     except ImportError as error:
@@ -64,4 +81,59 @@ def get_backend(name: str | Backend) -> Backend:
             f"backend {name!r} could not be loaded ({error}): reinstall it with "
             "'pip install --upgrade gpubp'"
         ) from error
-    return Backend(name, np, kernels)
+    return Backend(name, xp, kernels)
+
+
+OLDEST_GPU = (7, 0)  # its compute capability: Volta
+_INSUFFICIENT_DRIVER, _NO_DEVICE = 35, 100  # CUDA's numbers for what getDeviceCount answers
+
+
+def _cupy(name: str, index: int) -> ModuleType:
+    """CuPy, after making sure that it can compile for and reach the GPU of that index."""
+
+    def unavailable(reason: str, cure: str) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"backend {name!r} is not available: {reason}; {cure}, or use backend='cpu'"
+        )
+
+    extra = "pip install 'gpubp[cuda13]' (or 'gpubp[cuda12]' for drivers before 580)"
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
+        reason = "CuPy is not installed" if missing else f"CuPy does not load ({_line(error)})"
+        raise unavailable(reason, extra) from error
+    runtime = cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        if error.status == _INSUFFICIENT_DRIVER:
+            raise unavailable(
+                "there is no NVIDIA driver here, or one too old for the installed CuPy",
+                "install or update the driver until nvidia-smi lists the GPU",
+            ) from error
+        if error.status != _NO_DEVICE:
+            raise unavailable(f"CUDA does not start ({_line(error)})", "see nvidia-smi") from error
+        count = 0
+    if not count:
+        raise unavailable(
+            "the driver sees no GPU", "see nvidia-smi, and CUDA_VISIBLE_DEVICES if it is set"
+        )
+    if index >= count:
+        raise unavailable(f"there is no GPU {index}", f"choose from 'cuda:0' to 'cuda:{count - 1}'")
+    version = runtime.getDeviceProperties(index)
+    if (version["major"], version["minor"]) < OLDEST_GPU:
+        raise unavailable(
+            f"GPU {index} has compute capability {version['major']}.{version['minor']}",
+            "use one of at least {}.{} (Volta, 2017)".format(*OLDEST_GPU),
+        )
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except (ImportError, OSError, RuntimeError) as error:
+        raise unavailable(f"NVRTC, which compiles the kernels, does not load ({_line(error)})",
+                          extra) from error  # fmt: skip
+    return cupy
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

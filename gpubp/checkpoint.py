@@ -233,7 +233,8 @@ def _training(network: Network, stored: Mapping[str, Any], tensors: Mapping[str,
             array = _tensor(tensors, name, network.dtype)
             if array.shape != flat.shape:
                 raise ValueError(f"{name} of shape {array.shape}, not {flat.shape}")
-            array = network.backend.asarray(array)
+            with network.backend.device():
+                array = network.backend.asarray(array)
             setattr(network.parameters if name == "velocity" else training, name, array)
     if training.momentum and network.parameters.velocity is None:
         raise ValueError("a run with momentum but no velocity")

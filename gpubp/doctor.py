@@ -1,4 +1,4 @@
-"""``gpubp doctor``: what is installed, what the machine has, and whether the CPU backend works."""
+"""``gpubp doctor``: what is installed, what the machine has, and whether the backends work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _BOUND = 1e-10  # on the weights after a few float64 steps on both backends
 
 
 def doctor(args: Namespace) -> int:
-    """Print the report; 0 where the CPU backend computes what the reference computes, else 1."""
+    """Print the report; 0 where the CPU backend, and on a GPU the CUDA backend, compute what the
+    reference computes, else 1."""
     say(f"gpubp      {__version__}")
     say(f"Python     {platform.python_version()} on {platform.platform()}")
     for name in _PACKAGES:
@@ -36,28 +37,34 @@ def doctor(args: Namespace) -> int:
             say(f"{name:10} {describe()}")
         except (ImportError, OSError, RuntimeError) as failure:  # what is broken is its subject
             say(f"{name:10} unknown ({' '.join(str(failure).split())})")
+    failed = [name for name in ("cpu", *_cuda()) if not _passes(name)]
+    return 1 if failed else 0
+
+
+def _passes(backend: str) -> bool:
     try:
-        error = self_test()
-    except (ImportError, OSError, RuntimeError, ValueError) as failure:
-        say(f"self-test  FAIL: the CPU backend raised {type(failure).__name__}: {failure}")
-        return 1
-    passed = error <= _BOUND
-    verdict = "PASS" if passed else "FAIL"
-    say(f"self-test  {verdict}: backend cpu differs from reference by {error:.1e} in float64")
-    return 0 if passed else 1
+        error = self_test(backend)
+    except (ImportError, OSError, RuntimeError, ValueError, MemoryError) as failure:
+        reason = " ".join(str(failure).split())
+        say(f"self-test  FAIL: backend {backend} raised {type(failure).__name__}: {reason}")
+        return False
+    verdict = "PASS" if error <= _BOUND else "FAIL"
+    say(f"self-test  {verdict}: backend {backend} differs from reference by {error:.1e} in float64")
+    return error <= _BOUND
 
 
-def self_test() -> float:
-    """The largest difference of any weight after 12 steps of one small network on both backends."""
+def self_test(backend: str) -> float:
+    """The largest difference of any weight after 12 steps of one small network from those of the
+    reference."""
     from .network import Network
 
     rng = np.random.default_rng(0)
     x, y = rng.random((20, 7)), rng.integers(0, 3, 20)
     flat = []
-    for backend in ("reference", "cpu"):
-        net = Network([7, 5, 3], backend=backend, dtype="float64", rng=1)
+    for name in ("reference", backend):
+        net = Network([7, 5, 3], backend=name, dtype="float64", rng=1)
         net.fit(x, y, epochs=3, batch_size=6, learning_rate=1.0, progress=False)
-        flat.append(net.parameters.flat)
+        flat.append(net.backend.asnumpy(net.parameters.flat))
     return float(np.abs(flat[0] - flat[1]).max())
 
 
@@ -110,14 +117,34 @@ def _engine() -> str:
     return str(import_module("gpubp.kernels.cpu.stepper").describe())
 
 
+def _cuda() -> tuple[str, ...]:
+    """The names of the CUDA backend's devices."""
+    from .backend import get_backend
+
+    try:
+        runtime = get_backend("cuda").xp.cuda.runtime
+    except BackendUnavailable:
+        return ()
+    return tuple(f"cuda:{index}" for index in range(runtime.getDeviceCount()))
+
+
 def _gpu() -> str:
     from .backend import get_backend
 
     try:
-        backend = get_backend("cuda")
+        runtime = get_backend("cuda").xp.cuda.runtime
     except BackendUnavailable as error:
         return str(error)
-    return f"backend {backend.name!r} is available"
+    found = []
+    for index in range(runtime.getDeviceCount()):
+        gpu = runtime.getDeviceProperties(index)
+        found.append(
+            f"cuda:{index} {gpu['name'].decode()}, compute capability {gpu['major']}."
+            f"{gpu['minor']}, {gpu['totalGlobalMem'] / 2**30:.0f} GiB"
+        )
+    driver, toolkit = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    versions = (f"{v // 1000}.{v % 1000 // 10}" for v in (driver, toolkit))
+    return "; ".join(found) + "; the driver serves CUDA {}, CuPy uses {}".format(*versions)
 
 
 def _data_cache() -> str:

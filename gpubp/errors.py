@@ -15,6 +15,10 @@ class BackendUnavailable(RuntimeError):
     """A backend was asked for by name and cannot be had; the message gives reason and cure."""
 
 
+class DeviceMemoryError(MemoryError):
+    """The GPU's memory does not suffice; the message gives the bytes needed and what to change."""
+
+
 class DataFormatError(ValueError):
     """A file does not hold what its format promises.
 

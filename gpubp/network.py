@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -26,8 +27,20 @@ from .sgd import fit as sgd_fit
 if TYPE_CHECKING:
     from .explain import GradCheck, Health, Trace
 
-# Diverged weights show in the outputs and the cost, not in NumPy's warnings.
-_QUIET = np.errstate(over="ignore", invalid="ignore")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _at_home(method: Callable[Concatenate[Network, P], R]) -> Callable[Concatenate[Network, P], R]:
+    """Run a method on the network's device. Diverged weights show in the outputs and the cost, not
+    in NumPy's warnings."""
+
+    @wraps(method)
+    def run(self: Network, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.backend.device(), np.errstate(over="ignore", invalid="ignore"):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -97,13 +110,14 @@ class Network:
         self.backend = get_backend(backend)
         if precision is not None:
             raise ValueError(
-                f"precision={precision!r} is for the CUDA backend; backend "
-                f"{self.backend.name!r} computes in dtype alone: leave precision out"
+                f"precision={precision!r} is to come: backend {self.backend.name!r} computes in "
+                "dtype alone: leave precision out"
             )
         self.precision = precision
         self.rng = _generator(rng)
         self.training: Training | None = None
-        self.parameters = _allocate(self.backend.xp, self.sizes, self.dtype)
+        with self.backend.device():
+            self.parameters = _allocate(self.backend.xp, self.sizes, self.dtype)
         initialise = get_initialiser(init)
         for l, (n_in, n_out) in enumerate(pairwise(self.sizes)):
             self.weights[l], self.biases[l] = draw(initialise, self.rng, n_out, n_in)
@@ -153,7 +167,7 @@ class Network:
                     )
         return x, y
 
-    @_QUIET
+    @_at_home
     def feedforward(self, x: Any) -> Any:
         """a^L (n, n_L) for x (n, n_1), an array of the backend; uint8 is read as x/255."""
         xp = self.backend.xp
@@ -163,7 +177,7 @@ class Network:
             out[rows] = a
         return out
 
-    @_QUIET
+    @_at_home
     def backprop(self, x: Any, y: Any) -> Gradients:
         """z, a, delta, nabla_b, nabla_w and cost by BP1-BP4, for x (m, n_1) and y (m,) or (m, n_L).
 
@@ -183,6 +197,7 @@ class Network:
             as_targets(xp, y, self.sizes[-1], self.dtype),
         )
 
+    @_at_home
     def trace(self, x: Any, y: Any) -> Trace:
         """z, a, sigma'(z), delta, nabla_b and nabla_w of every layer for each example, labelled
         with the equation that made it: see :func:`gpubp.explain.trace`."""
@@ -190,6 +205,7 @@ class Network:
 
         return trace(self, x, y)
 
+    @_at_home
     def gradcheck(self, x: Any, y: Any) -> GradCheck:
         """BP1-BP4 against the complex step and central differences, array by array; which equation
         is wrong when one is: see :func:`gpubp.explain.gradcheck`."""
@@ -197,6 +213,7 @@ class Network:
 
         return gradcheck(self, x, y)
 
+    @_at_home
     def health(self, x: Any, y: Any = None, learning_rate: float | None = None) -> Health:
         """Saturated, dead and slowly learning layers, with advice: see
         :func:`gpubp.explain.health`."""
@@ -204,10 +221,12 @@ class Network:
 
         return health(self, x, y, learning_rate)
 
+    @_at_home
     def predict(self, x: Any) -> np.ndarray[Any, Any]:
         """The class of each row, (n,) int64: the largest output; of one output, whether a > 0.5."""
         return self.backend.asnumpy(_classes(self.backend.xp, self.feedforward(x)))
 
+    @_at_home
     def predict_proba(self, x: Any) -> np.ndarray[Any, Any]:
         """The probability of each class (n, classes): softmax outputs as they are, others scaled to
         sum to 1 (one output: 1 - a and a); they must lie between 0 and 1, as sigmoid's do."""
@@ -225,6 +244,7 @@ class Network:
         a = a + np.finfo(a.dtype).tiny
         return np.asarray(a / a.sum(axis=1, keepdims=True))
 
+    @_at_home
     def evaluate(self, x: Any, y: Any) -> Evaluation:
         """Mean cost and accuracy over x (n, n_1) and y, in bounded memory.
 
@@ -233,18 +253,22 @@ class Network:
         """
         return self.evaluate_checked(*self.check_data(x, y))
 
-    @_QUIET
+    @_at_home
     def evaluate_checked(self, x: Any, y: Any) -> Evaluation:
         """``evaluate`` for x and y that have been through it once, as the loop's validation has."""
-        xp, n_out = self.backend.xp, self.sizes[-1]
-        total, right = 0.0, 0 if _names_classes(xp, y) else None
-        for rows, z, a in self._forward_chunks(x):
-            targets = as_targets(xp, y[rows], n_out, self.dtype)
-            c = example_cost(xp, self.activations[-1], self.cost, z, a, targets)
-            total += float(c.sum(dtype=float))
-            if right is not None:
+        xp, score = self.backend.xp, getattr(self.backend.kernels, "score", None)
+        total: float
+        right: int
+        if score is not None:
+            total, right = score(self.parameters, self.activations, self.cost, x, y)
+        else:
+            total, right = 0.0, 0
+            for rows, z, a in self._forward_chunks(x):
+                targets = as_targets(xp, y[rows], self.sizes[-1], self.dtype)
+                c = example_cost(xp, self.activations[-1], self.cost, z, a, targets)
+                total += float(c.sum(dtype=float))
                 right += int((_classes(xp, a) == _classes(xp, targets)).sum())
-        return Evaluation(total / x.shape[0], None if right is None else right / x.shape[0])
+        return Evaluation(total / x.shape[0], right / x.shape[0] if _names_classes(y) else None)
 
     def fit(
         self,
@@ -295,12 +319,13 @@ class Network:
                 last finite weights.
             KeyboardInterrupt: Ctrl-C, at a step boundary; the network keeps its weights.
         """
-        return sgd_fit(
-            self, x, y, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-            momentum=momentum, nesterov=nesterov, l2=l2, l1=l1, shuffle=shuffle,
-            validation=validation, callbacks=callbacks, progress=progress, checkpoint=checkpoint,
-            resume=resume,
-        )  # fmt: skip
+        with self.backend.device():
+            return sgd_fit(
+                self, x, y, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+                momentum=momentum, nesterov=nesterov, l2=l2, l1=l1, shuffle=shuffle,
+                validation=validation, callbacks=callbacks, progress=progress,
+                checkpoint=checkpoint, resume=resume,
+            )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write network and training state to one safetensors file, atomically."""
@@ -356,7 +381,7 @@ def _classes(xp: Any, a: Any) -> Any:
     return a.argmax(axis=1)
 
 
-def _names_classes(xp: Any, y: Any) -> bool:
+def _names_classes(y: Any) -> bool:
     """Whether y holds labels, unit vectors, or zeros and ones for one output."""
     if y.ndim == 1:
         return True

@@ -12,6 +12,8 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any, SupportsIndex, overload
 
+import numpy as np
+
 
 class LayerArrays(Sequence[Any]):
     """The arrays of the layers l = 2 .. L, as views; assigning to one copies the values in."""
@@ -33,18 +35,20 @@ class LayerArrays(Sequence[Any]):
         view = self._views[index]
         shape = getattr(value, "shape", None)
         if shape is None:
-            import numpy as np
-
             value = np.asarray(value)
             shape = value.shape
         if tuple(shape) != tuple(view.shape):
             raise ValueError(
                 f"{self._name}[{index}] has shape {tuple(view.shape)}, not {tuple(shape)}"
             )
-        if hasattr(view, "set") and not hasattr(value, "__cuda_array_interface__"):
-            view.set(value.astype(view.dtype))  # a device array takes host values by copy only
-        else:
+        if not hasattr(view, "set"):
             view[...] = value
+            return
+        with view.device:  # which takes host values by copy only
+            if hasattr(value, "__cuda_array_interface__"):
+                view[...] = value
+            else:
+                view.set(np.ascontiguousarray(value, view.dtype))
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._views)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import as_input, check_count
+from .arrays import as_input, check_count, module_of
 from .backprop import feedforward
 from .callbacks import Callback, as_callbacks
 from .errors import DivergenceError
@@ -129,11 +129,13 @@ class _Loop:
         callbacks: Sequence[Callback], validation: Any, checkpoint: Any, bar: Any,
     ) -> None:  # fmt: skip
         self.training, self.plan, self.x, self.schedule = training, plan, x, schedule
-        self.callbacks, self.validation = callbacks, validation
+        self.callbacks = callbacks
         self.checkpoint, self.bar = checkpoint, bar
         self.network = training.network
         self.parameters = self.network.parameters
-        self.stepper = self.network.backend.kernels.Stepper(plan, self.parameters, x, y)
+        backend = self.network.backend
+        self.stepper = backend.kernels.Stepper(plan, self.parameters, x, y)
+        self.validation = validation and [backend.near(part) for part in validation]
         self.pace = 1  # mini-batches in a piece; grows to _PIECE_SECONDS
         self.saved = time.monotonic()
 
@@ -237,9 +239,10 @@ class _Loop:
             t.step = step
             if not math.isfinite(cost):
                 with np.errstate(all="ignore"):  # the overflow is what is being looked for
+                    x = self.x[module_of(xp, self.x).asarray(rows)]
                     z, a = feedforward(
                         xp, self.parameters.weights, self.parameters.biases,
-                        self.plan.activations, as_input(xp, self.x[rows], self.plan.dtype),
+                        self.plan.activations, as_input(xp, x, self.plan.dtype),
                     )  # fmt: skip
                     finite = [
                         bool(xp.isfinite(zl).all() and xp.isfinite(al).all())

@@ -1,4 +1,4 @@
-"""The kernels' contract: three names, the same in every module below.
+"""The kernels' contract: three names, the same in every module below, and one that may be there.
 
 ``hadamard_sigma_prime(v, z, a, activation)``
     BP1 with v = grad_a C, BP2 with v = delta^{l+1} w^{l+1}: v (x) sigma'(z); all (m, n).
@@ -9,7 +9,11 @@
     The whole algorithm for consecutive mini-batches. ``run(order, learning_rate)`` trains on the
     examples of ``order`` (indices, int64) in mini-batches of ``plan.batch_size``, the last one
     smaller if need be, updates ``parameters`` in place and returns the mean over these examples
-    of the cost that each mini-batch had before its update, penalty included.
+    of the cost that each mini-batch had before its update, penalty included. x and y may lie on
+    the host also where the parameters are on a GPU.
+``score(parameters, activations, cost, x, y)``
+    Optional: (the sum of the examples' costs, how many are in the class of y). Without it the
+    network computes them by its array library.
 
 ``reference`` (plain NumPy) defines what ``cpu`` (Numba) and ``cuda`` (CUDA C) must compute.
 """

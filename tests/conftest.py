@@ -1,39 +1,90 @@
 """Every backend as a parameter of one test body.
 
 ``backend`` runs over all of them, ``fast_backend`` over those that are checked against
-"reference". Without a GPU "cuda" is a skip with its reason; under GPUBP_REQUIRE_CUDA=1 it fails.
+"reference". Where there is a GPU they include "cuda". Where there is none, "cuda" is a skip with
+its reason, under GPUBP_REQUIRE_CUDA=1 a failure, and "cuda-on-cpu" runs the same host code and the
+same kernels on the stand-in for CuPy of tests/cuda_on_cpu.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from cuda_on_cpu import build
+from cuda_on_cpu.cupy_on_cpu import installed
+from cuda_on_cpu.device import imagined
 
 import gpubp
 
 
-def _cuda() -> Any:
+def _cuda() -> list[Any]:
     if os.environ.get("GPUBP_REQUIRE_CUDA") == "1":
-        return "cuda"
+        return ["cuda"]
     try:
         gpubp.get_backend("cuda")
     except gpubp.BackendUnavailable as error:
-        return pytest.param("cuda", marks=pytest.mark.skip(reason=str(error)))
-    return "cuda"
+        skip = pytest.param("cuda", marks=pytest.mark.skip(reason=str(error)))
+        missing = build.missing()
+        marks = pytest.mark.skip(reason=str(missing)) if missing else ()
+        return [skip, pytest.param("cuda-on-cpu", marks=marks)]
+    return ["cuda"]
 
 
 CUDA = _cuda()
 
 
-@pytest.fixture(params=["reference", "cpu", CUDA])
-def backend(request: pytest.FixtureRequest) -> gpubp.Backend:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "long_on_the_stand_in(*words): cuda-on-cpu runs only the cases whose id holds one of these "
+        "words, all of them under GPUBP_EVERYTHING=1; reference, cpu and cuda run every case",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Kernels on fibers take a thousand times a GPU's time: there, a part stands for the whole."""
+
+    def runs(item: pytest.Item) -> bool:
+        mark = item.get_closest_marker("long_on_the_stand_in")
+        if mark is None or "cuda-on-cpu" not in item.name:
+            return True
+        return any(word in item.name for word in mark.args)
+
+    if os.environ.get("GPUBP_EVERYTHING") != "1":
+        config.hook.pytest_deselected(items=[item for item in items if not runs(item)])
+        items[:] = filter(runs, items)
+
+
+@contextmanager
+def opened(name: str) -> Iterator[gpubp.Backend]:
+    """The backend of that name; "cuda-on-cpu" is "cuda" on the stand-in for CuPy."""
+    if name != "cuda-on-cpu":
+        yield gpubp.get_backend(name)
+        return
+    with installed(), imagined():
+        yield gpubp.get_backend("cuda")
+
+
+@pytest.fixture(params=["reference", "cpu", *CUDA])
+def backend(request: pytest.FixtureRequest) -> Iterator[gpubp.Backend]:
     """Each backend in turn."""
-    return gpubp.get_backend(request.param)
+    with opened(request.param) as found:
+        yield found
 
 
-@pytest.fixture(params=["cpu", CUDA])
-def fast_backend(request: pytest.FixtureRequest) -> gpubp.Backend:
+@pytest.fixture(params=["cpu", *CUDA])
+def fast_backend(request: pytest.FixtureRequest) -> Iterator[gpubp.Backend]:
     """Each backend that must compute what "reference" defines."""
-    return gpubp.get_backend(request.param)
+    with opened(request.param) as found:
+        yield found
+
+
+@pytest.fixture(params=CUDA)
+def cuda_backend(request: pytest.FixtureRequest) -> Iterator[gpubp.Backend]:
+    """The CUDA backend, on a GPU or on the stand-in."""
+    with opened(request.param) as found:
+        yield found

@@ -62,6 +62,11 @@ def host(net: gpubp.Network, arrays: Any) -> list[Any]:
     return [net.backend.asnumpy(array) for array in arrays]
 
 
+def flat(net: gpubp.Network) -> Any:
+    """All weights and biases, on the host."""
+    return net.backend.asnumpy(net.parameters.flat)
+
+
 def gradient_error(net: gpubp.Network, g: Any, truth: Any) -> float:
     """The largest norm-wise error of any array of the gradient; truth is (nabla_w, nabla_b)."""
     pairs = zip(host(net, [*g.nabla_w, *g.nabla_b]), [*truth[0], *truth[1]], strict=True)

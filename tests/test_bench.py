@@ -38,6 +38,8 @@ def fake_rows(record: ModuleType) -> list[object]:
     """A row or more for every table."""
     row = record.Row
     return [
+        row("gpu", "S", "gpubp cuda", "step", "us", 10, 9, 11, 3, "MNIST"),
+        row("gpu", "S", "PyTorch eager", "step", "us", 300, 290, 310, 3, "MNIST"),
         row("accuracy", "a net", "gpubp cpu", "best", "%", 95.5, 95.25, 95.75, 3, "95%; 1, 2, 3"),
         row("kernels", "outer", "gpubp cpu, 1 thread", "rate", "GFLOP/s", 75, 70, 80, 5, "1.0 x"),
         row("kernels", "outer", "ceiling, 1 thread", "rate", "GFLOP/s", 150, 140, 160, 5, "1.0 x"),
@@ -66,6 +68,7 @@ def test_tables_are_made_of_the_rows(record: ModuleType, tmp_path: Path) -> None
     assert "4.0 us + 5 us n" in text
     assert text.index("| quick | 2.25 |") < text.index("| slow | 20.50 |")
     assert "95.75%" in text
+    assert "| PyTorch eager | 300 (30.0x) |" in text
     assert "commit 0123abc" in text
     record.write_readme(readme)
     assert readme.read_text() == text
@@ -122,7 +125,7 @@ def test_recorded_results_can_be_judged() -> None:
         assert all(row[name] for name in COLUMNS[:9]), f"line {line}"
 
 
-@pytest.mark.parametrize("script", ["epoch", "kernels", "scaling", "time_to_accuracy"])
+@pytest.mark.parametrize("script", ["epoch", "gpu", "kernels", "scaling", "time_to_accuracy"])
 def test_script_says_what_it_answers(script: str) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCH / f"{script}.py"), "--help"],

@@ -236,7 +236,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     out = "\n".join(succeed(run("doctor")))
     for word in (gpubp.__version__, "Numba", "CuPy", "BLAS", "GPU", "kernels", "PASS"):
         assert word in out
-    for broken in (lambda: 1.0, lambda: float("nan")):
+    for broken in (lambda backend: 1.0, lambda backend: float("nan")):
         monkeypatch.setattr("gpubp.doctor.self_test", broken)
         code, out, _ = run("doctor")
         assert code == 1

@@ -183,6 +183,7 @@ def check_against_sklearn(
 
 
 @pytest.mark.usefixtures("one_blas_thread")
+@pytest.mark.long_on_the_stand_in("logistic-plain-float64", "relu-nesterov-float32")
 @pytest.mark.parametrize(("dtype", "bound"), DTYPES)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("activation", ["logistic", "tanh", "relu"])
@@ -193,6 +194,7 @@ def test_540_steps_of_sklearn(
 
 
 @pytest.mark.usefixtures("one_blas_thread")
+@pytest.mark.long_on_the_stand_in("momentum-float64")
 @pytest.mark.parametrize(("dtype", "bound"), DTYPES)
 @pytest.mark.parametrize("rule", RULES)
 def test_525_steps_of_sklearn_with_l2(
@@ -221,6 +223,7 @@ def gallery_run(rule: str) -> MLPClassifier:
 
 
 @pytest.mark.usefixtures("one_blas_thread")
+@pytest.mark.long_on_the_stand_in("nesterov")
 @pytest.mark.parametrize("rule", RULES)
 def test_sklearn_gallery_to_all_six_digits(rule: str, backend: gpubp.Backend) -> None:
     x, y = digits()

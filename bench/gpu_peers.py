@@ -1,0 +1,166 @@
+"""The peers of ``peers.py`` on a GPU: the same training, each library in the ways that suit it.
+
+    python bench/gpu_peers.py NAME CASE 1 SECONDS
+
+Data and weights stay on the device. All compute in float32 (no TF32). An epoch's order comes from
+the host; gathering its rows counts, as does waiting for the last step.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from typing import Any
+
+import peers
+from peers import Case, Jax, JaxPermuted, Peer
+
+import gpubp
+from gpubp.optimiser import UpdateRule
+from gpubp.plan import Plan
+
+DEVICE = os.environ.get("GPUBP_TORCH_DEVICE", "cuda")
+
+
+class GpubpCuda(Peer):
+    """gpubp's Stepper on the GPU, the images as uint8."""
+
+    def __init__(self, case: Case, x: Any, y: Any, w: Any, b: Any) -> None:
+        self.case = case
+        net = gpubp.Network(case.sizes, rng=0, backend="cuda")
+        for l in range(len(w)):
+            net.weights[l], net.biases[l] = w[l], b[l]
+        self.net = net
+        x, y = net.check_data(net.backend.asarray(x), net.backend.asarray(y))
+        plan = Plan(net.sizes, net.activations, net.cost, case.batch, net.dtype, UpdateRule())
+        self.stepper = net.backend.kernels.Stepper(plan, net.parameters, x, y)
+
+    def parameters(self) -> tuple[Any, Any]:
+        arrays = (self.net.weights, self.net.biases)
+        w, b = ([self.net.backend.asnumpy(array) for array in part] for part in arrays)
+        return w, b
+
+    def epoch(self, order: Any) -> None:
+        self.stepper.run(order, self.case.eta)
+
+
+class TorchOnGPU(Peer):
+    """Eager PyTorch: Linear and sigmoid layers, autograd, torch.optim.SGD."""
+
+    def __init__(self, case: Case, x: Any, y: Any, w: Any, b: Any) -> None:
+        import torch
+
+        super().__init__(case, x, y, w, b)
+        self.torch = torch
+        torch.backends.cuda.matmul.allow_tf32 = False
+        layers: list[Any] = []
+        for n_in, n_out in pairwise(case.sizes):
+            layers += [torch.nn.Linear(n_in, n_out, device=DEVICE), torch.nn.Sigmoid()]
+        self.model = torch.nn.Sequential(*layers)
+        with torch.no_grad():
+            for linear, wl, bl in zip(layers[::2], w, b, strict=True):
+                linear.weight.copy_(torch.from_numpy(wl))
+                linear.bias.copy_(torch.from_numpy(bl))
+        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=case.eta)
+        self.tx = torch.from_numpy(self.x).to(DEVICE)
+        self.ty = torch.from_numpy(self.y).to(DEVICE)
+        self.loss: Any = lambda x, y: 0.5 * ((self.model(x) - y) ** 2).sum(dim=1).mean()
+
+    def batches(self, order: Any) -> Any:
+        """(steps, m) indices on the device; what is left over at the end stays untrained, which is
+        the same for all that have one fixed shape."""
+        m = self.case.batch
+        return self.torch.from_numpy(order[: len(order) // m * m].reshape(-1, m)).to(DEVICE)
+
+    def step(self, rows: Any) -> None:
+        self.loss(self.tx[rows], self.ty[rows]).backward()
+        self.optimiser.step()
+
+    def epoch(self, order: Any) -> None:
+        for rows in self.batches(order):
+            self.optimiser.zero_grad(set_to_none=True)
+            self.step(rows)
+        self.wait()
+
+    def wait(self) -> None:
+        if DEVICE == "cuda":
+            self.torch.cuda.synchronize()
+
+    def parameters(self) -> tuple[Any, Any]:
+        arrays = [p.detach().cpu().numpy() for p in self.model.parameters()]
+        return arrays[::2], arrays[1::2]
+
+
+class TorchCompiled(TorchOnGPU):
+    """Forward and backward through torch.compile, its own CUDA graphs included."""
+
+    def __init__(self, case: Case, x: Any, y: Any, w: Any, b: Any) -> None:
+        super().__init__(case, x, y, w, b)
+        self.loss = self.torch.compile(self.loss, mode="reduce-overhead", dynamic=False)
+
+
+class TorchGraph(TorchOnGPU):
+    """The whole step, gathering and SGD included, as one CUDA graph; the place in the order is a
+    number on the device that the graph itself moves on."""
+
+    steps_in_graph = 1
+
+    def __init__(self, case: Case, x: Any, y: Any, w: Any, b: Any) -> None:
+        super().__init__(case, x, y, w, b)
+        torch = self.torch
+        steps = len(x) // case.batch
+        self.order = torch.zeros((steps, case.batch), dtype=torch.int64, device=DEVICE)
+        self.place = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+        before = [p.detach().clone() for p in self.model.parameters()]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # allocates the gradients and what cuBLAS needs
+                self.one_step()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            for _ in range(self.steps_in_graph):
+                self.one_step()
+        with torch.no_grad():
+            for p, start in zip(self.model.parameters(), before, strict=True):
+                p.copy_(start)
+
+    def one_step(self) -> None:
+        rows = self.order.index_select(0, self.place)[0]
+        self.optimiser.zero_grad(set_to_none=False)
+        self.step(rows)
+        self.place += 1
+
+    def epoch(self, order: Any) -> None:
+        batches = self.batches(order)
+        self.order[: len(batches)] = batches
+        self.place.zero_()
+        for _ in range(len(batches) // self.steps_in_graph):
+            self.graph.replay()
+        for rows in batches[len(batches) // self.steps_in_graph * self.steps_in_graph :]:
+            self.optimiser.zero_grad(set_to_none=False)
+            self.step(rows)
+        self.wait()
+
+
+class TorchGraphs(TorchGraph):
+    """The same with many steps in one graph."""
+
+    steps_in_graph = 50
+
+
+GPU_PEERS: dict[str, type[Peer]] = {
+    "gpubp cuda": GpubpCuda,
+    "PyTorch eager": TorchOnGPU,
+    "PyTorch CUDA graph": TorchGraph,
+    "PyTorch CUDA graph, 50 steps": TorchGraphs,
+    "PyTorch compiled": TorchCompiled,
+    "JAX scan": Jax,
+    "JAX scan, permuted": JaxPermuted,
+}
+
+
+if __name__ == "__main__":
+    peers.PEERS.update(GPU_PEERS)
+    peers.main()

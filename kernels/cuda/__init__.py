@@ -1,0 +1,13 @@
+"""The contract in CUDA C through CuPy, for float32 and float64; see :mod:`gpubp.kernels`.
+
+A kernel is a ``.cu`` file that reads as an essay: its equation, its plain twin, its launch and why
+it has that shape. ``source`` makes them kernels, ``tiling`` cuts products into tiles, ``minibatch``
+strings them together, ``stepper`` makes graphs of them.
+"""
+
+from gpubp.kernels.cuda.evaluation import score
+from gpubp.kernels.cuda.hadamard import hadamard_sigma_prime
+from gpubp.kernels.cuda.outer import outer_sum
+from gpubp.kernels.cuda.stepper import Stepper
+
+__all__ = ["Stepper", "hadamard_sigma_prime", "outer_sum", "score"]

@@ -1,0 +1,49 @@
+// forward: z^l = w^l a^{l-1} + b^l,  a^l = sigma(z^l), for the m rows of a mini-batch.
+//
+//     z (m, n) = x w^T + b,  x (m, k), w (n, k), b (n,);  a (m, n) = sigma(z)
+//
+// Plain twin: z = x @ w.T + b; a = sigma(z), three passes over z. Here bias and activation are in
+// the epilogue of the product, while z is in a register.
+//
+// Launch: a block a tile of z. With GATHER, x is the whole data set, and row i of the mini-batch is
+// the example order[*first + offset + i]: nothing is copied, each block reads the rows it needs
+// where they lie, bytes as bytes. Where a graph replays this launch, *first has moved on.
+//
+// Softmax needs whole rows: bp1 and score take it from z, and a is z (sigma is the identity here).
+//
+// Cost: m n k products; k (BM + BN) numbers read a block, from the second-level cache after the
+// first.
+
+#include "common.cuh"
+#include "formulas.cuh"
+#include "tile.cuh"
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(
+    int m, int n, int k, const Input* x, const T* w, const T* b, T* z, T* a
+#if GATHER
+    , const long long* order, const long long* first, int offset
+#endif
+)
+{
+#if GATHER
+#ifdef MUTANT_ORDER_FROM_ITS_BEGINNING
+    const long long* rows = order + offset;
+#else
+    const long long* rows = order + *first + offset;
+#endif
+    const auto x_ik = [&](int i, int c) { return as_input(x[rows[i] * K + c]); };
+#else
+    const auto x_ik = [&](int i, int c) { return as_input(x[(long long)i * K + c]); };
+#endif
+    const auto w_jk = [&](int j, int c) { return w[(long long)j * K + c]; };
+    const auto epilogue = [&](int i, int j, T sum) {
+#ifdef MUTANT_BIAS_OF_THE_ROW
+        const T z_ij = sum + b[i % N];
+#else
+        const T z_ij = sum + b[j];
+#endif
+        z[(long long)i * N + j] = z_ij;
+        a[(long long)i * N + j] = sigma(z_ij);
+    };
+    tile_product<true, true>(m, N, K, x_ik, w_jk, [](const AStage&) {}, epilogue);
+}

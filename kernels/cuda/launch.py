@@ -1,0 +1,64 @@
+"""A compiled kernel with its launch shape: the one place where kernels are launched.
+
+CuPy passes a bare Python number as 64 bits and would shift the arguments after it, so an int goes
+as C's int, and every other scalar has to say its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpubp.expression import Expression
+from gpubp.kernels.cuda.source import compiled, source
+from gpubp.kernels.cuda.tiling import Tile, choose_tile
+
+BLOCK = 256  # threads of kernels that are no products
+WARP = 32
+
+Formulas = Mapping[str, Expression]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function on the device, launched on CuPy's current stream."""
+
+    function: Any
+    threads: int
+
+    def __call__(self, blocks: int, *arguments: Any) -> None:
+        if not blocks:
+            return
+        given = [np.int32(a) if type(a) is int else a for a in arguments]
+        self.function((blocks,), (self.threads,), tuple(given))
+
+
+@dataclass(frozen=True)
+class Product(Kernel):
+    """A kernel on ``tile.cuh``, a block a tile."""
+
+    tile: Tile
+
+    def product(self, rows: int, columns: int, *arguments: Any) -> None:
+        """Launch it for a (rows, columns) product."""
+        self(self.tile.blocks(rows, columns), *arguments)
+
+
+def load_kernel(
+    stem: str, dtype: str, formulas: Formulas, threads: int = BLOCK, /, **constants: int | str
+) -> Kernel:
+    """The kernel of ``stem``.cu, compiled when first asked for."""
+    text = source(stem, dtype, formulas, BLOCK=threads, **constants)
+    return Kernel(compiled(text, stem), threads)
+
+
+def load_product(
+    stem: str, dtype: str, formulas: Formulas, size: tuple[int, int, int], /, **constants: int | str
+) -> Product:
+    """The kernel of ``stem``.cu with the tile for a product of that (rows, columns, depth)."""
+    tile = choose_tile(*size, dtype)
+    text = source(stem, dtype, formulas, **tile.constants, **constants)
+    return Product(compiled(text, stem), tile.threads, tile)

@@ -1,0 +1,103 @@
+"""One mini-batch as a sequence of launches: forward, BP1, BP2, then BP4 with BP3 and the update.
+
+For n layers with weights these are 3 n launches: n forward, one BP1, n - 1 BP2 from the output
+down, and n updates. All of BP2 reads weights before any of them is updated; the stream keeps the
+order.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import cupy as cp
+import numpy as np
+
+from gpubp.activation import Activation
+from gpubp.kernels.cuda.feed import Resident, Streamed
+from gpubp.kernels.cuda.launch import load_kernel, load_product
+from gpubp.kernels.cuda.layers import Layers, input_type, load_output_kernel, row_blocks
+from gpubp.kernels.cuda.memory import allocating
+from gpubp.parameters import Parameters
+from gpubp.plan import Plan
+
+
+class MiniBatch:
+    """The launches of one training step, and every array they touch, allocated once.
+
+    ``first`` is the place in the feed's order from which offsets count, ``eta`` the learning rate;
+    both live on the device, so that a captured graph of these launches serves all steps. ``costs``
+    collects the sums of the blocks: of BP1 the examples' costs, of the updates m times the penalty.
+    """
+
+    def __init__(self, plan: Plan, parameters: Parameters, feed: Resident | Streamed) -> None:
+        self.plan, self.feed, sizes = plan, feed, plan.sizes
+        dtype, m, rule = plan.dtype, plan.batch_size, plan.rule
+        self.parameters, self.velocity = parameters, parameters.velocity
+        with allocating(
+            f"the layers of a mini-batch of {m}", 3 * m * sum(sizes[1:]) * np.dtype(dtype).itemsize,
+            "train with a smaller batch_size",
+        ):  # fmt: skip
+            self.layers = Layers(
+                parameters, plan.activations, dtype, m, feed.x, fixed=True, gather=True
+            )
+            self.delta = [cp.empty((m, n), dtype) for n in sizes[1:]]
+        self._bp1 = load_output_kernel(
+            "bp1", dtype, plan.activations[-1], plan.cost, feed.y, sizes[-1]
+        )
+        pairs = list(pairwise(sizes))
+        hidden = [sigma for sigma in plan.activations[:-1] if isinstance(sigma, Activation)]
+        self._bp2 = [
+            load_product("bp2", dtype, {"sigma_prime": sigma.sigma_prime}, (m, k, n), N=n, K=k)
+            for sigma, (k, n) in zip(hidden, pairs[1:], strict=True)
+        ]
+        self._update = [
+            load_product(
+                "outer_sum", dtype, {}, (n, k, m),
+                GATHER=int(l == 0), UPDATE=1, PENALTY=int(rule.penalised),
+                MOMENTUM=int(rule.momentum != 0), NESTEROV=int(rule.nesterov),
+                Input=input_type(feed.x) if l == 0 else "T", N=n, K=k,
+            )
+            for l, (k, n) in enumerate(pairs)
+        ]  # fmt: skip
+        self._next = load_kernel("next_steps", dtype, {}, 1)
+        self.first = cp.zeros(1, np.int64)
+        self.eta = cp.zeros(1, dtype)
+        sums = [row_blocks(m)]
+        if rule.penalised:
+            sums += [u.tile.blocks(n, k) for u, (k, n) in zip(self._update, pairs, strict=True)]
+        self.costs = cp.zeros(sum(sums), np.float64)
+        ends = np.cumsum(sums)
+        self._penalties = [self.costs[a:b] for a, b in pairwise(ends)] or [self.costs] * len(pairs)
+        scalar = np.dtype(dtype).type
+        self._rule = [scalar(rule.momentum), scalar(rule.l2), scalar(rule.l1)]
+        # Without momentum nothing reads velocities, but the kernels' arguments are the same.
+        self._velocities = parameters.views(
+            parameters.flat if self.velocity is None else self.velocity
+        )
+
+    def enqueue(self, m: int, offset: int) -> None:
+        """Train on the m examples that stand ``offset`` behind the first of the order."""
+        sizes, layers, delta = self.plan.sizes, self.layers, self.delta
+        weights, biases = self.parameters.weights, self.parameters.biases
+        place = (self.feed.order, self.first, offset)
+        layers.enqueue(m, self.feed.x, *place)
+        self._bp1(
+            row_blocks(m), m, sizes[-1], layers.z[-1], layers.a[-1], self.feed.y, delta[-1],
+            self.costs, *place,
+        )  # fmt: skip
+        for l in reversed(range(len(delta) - 1)):
+            k, n = sizes[l + 1], sizes[l + 2]
+            self._bp2[l].product(
+                m, k, m, n, k, delta[l + 1], weights[l + 1], layers.z[l], layers.a[l], delta[l]
+            )
+        for l, (k, n) in enumerate(pairwise(sizes)):
+            self._update[l].product(
+                n, k, m, n, k, delta[l],
+                *((self.feed.x, *place) if l == 0 else (layers.a[l - 1],)),
+                weights[l], biases[l], self._velocities[0][l], self._velocities[1][l],
+                self.eta, *self._rule, self._penalties[l],
+            )  # fmt: skip
+
+    def next_steps(self, examples: int) -> None:
+        """Let offsets count from that many examples further on."""
+        self._next(1, self.first, np.int64(examples))

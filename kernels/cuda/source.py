@@ -1,0 +1,59 @@
+"""From a ``.cu`` file to a kernel: the text that the compiler sees, and compiling it once.
+
+A kernel's file includes ``common.cuh``, ``tile.cuh`` and ``formulas.cuh`` by name. NVRTC has no
+folder to look in, so these lines are replaced by the text itself; ``formulas.cuh`` is no file but
+the formulas of this network, written out by ``Expression.to_c``. Before all that stand the
+precision and the constants of one use of the kernel. The result is complete: any CUDA compiler
+takes it as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from gpubp.expression import Expression
+
+_C_TYPES = {"float32": "float", "float64": "double"}
+
+
+@cache
+def _file(name: str) -> str:
+    return (files("gpubp.kernels.cuda") / name).read_text(encoding="utf-8")
+
+
+def source(
+    stem: str,
+    dtype: str,
+    formulas: Mapping[str, Expression] | None = None,
+    /,
+    **constants: int | str,
+) -> str:
+    """The text of ``stem``.cu in one precision: constants become macros, formulas functions.
+
+    A size is a number, or the name of the kernel's argument that holds it (``N="n"``)."""
+    lines = [f"typedef {_C_TYPES[dtype]} T;"]
+    lines += [f"#define {name} {value}" for name, value in constants.items()]
+    included = {"formulas.cuh": "\n".join(_function(*item) for item in (formulas or {}).items())}
+
+    def text(match: re.Match[str]) -> str:
+        name = match[1]
+        return included[name] if name in included else _file(name)
+
+    return "\n".join(lines) + "\n" + re.sub(r'#include "(.+)"', text, _file(f"{stem}.cu"))
+
+
+def _function(name: str, formula: Expression) -> str:
+    arguments = ", ".join(f"T {variable}" for variable in formula.variables)
+    return f"__device__ inline T {name}({arguments}) {{ return {formula.to_c()}; }}"
+
+
+@cache
+def compiled(text: str, name: str) -> Any:
+    """The kernel ``name`` of this text, compiled by NVRTC, and kept on disk by CuPy."""
+    import cupy
+
+    return cupy.RawModule(code=text).get_function(name)

@@ -1,0 +1,198 @@
+"""What the gates run: small networks that reach every part of every kernel.
+
+    python gate.py [-DMUTANT_...] [--numbers | --device] CASE ...
+
+trains them on the imagined GPU in a process of its own: for a sanitizer, whose report is the
+result, and for mutants, which may do anything. ``results`` does it in this process, on any backend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from oracle import normwise
+
+import gpubp
+from cuda_on_cpu.cupy_on_cpu import installed
+from cuda_on_cpu.device import KernelError, imagined
+from cuda_on_cpu.launch import SCHEDULES
+from gpubp.activation import ACTIVATIONS
+from gpubp.cost import COSTS
+from gpubp.optimiser import UpdateRule
+from gpubp.parameters import Parameters
+from gpubp.plan import Plan
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and how it is trained; ``tile`` forces one of tiling's tiles on all products."""
+
+    sizes: tuple[int, ...]
+    activations: tuple[str, ...] = ("tanh", "sigmoid")
+    cost: str = "quadratic"
+    batch: int = 9
+    rows: int = 22
+    dtype: str = "float32"
+    rule: UpdateRule = field(default_factory=UpdateRule)
+    bytes: bool = True
+    labels: bool = True
+    tile: int | None = None
+
+
+# Two or more tiles each way, several stages deep, with what hangs over the edges.
+_TILED = {
+    f"tile {tile}": Case(
+        sizes, batch=20, rows=47, dtype=dtype, tile=tile, rule=UpdateRule(l2=0.03)
+    )
+    for tile, (sizes, dtype) in enumerate(
+        [
+            ((70, 33, 67), "float32"), ((37, 33, 35), "float64"), ((70, 17, 5), "float32"),
+            ((70, 9, 17), "float64"),
+        ]
+    )
+}  # fmt: skip
+CASES = {
+    "ragged": Case((15, 17, 7), rule=UpdateRule(0.8, nesterov=True, l2=0.03, l1=0.01)),
+    "many inputs": Case(
+        (140, 3, 1), ("sigmoid", "sigmoid"), "cross_entropy", 10, 13, "float64", UpdateRule(0.9),
+        bytes=False, labels=False,
+    ),
+    "many rows": Case((5, 4, 3), batch=140, rows=141, dtype="float64", rule=UpdateRule(0.5)),
+    "softmax": Case((12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 11),
+    "one neuron": Case((1, 1), ("sigmoid",), batch=1, rows=3, labels=False),
+    **_TILED,
+}  # fmt: skip
+# A sanitizer takes its time for each thread: what needs a hundred blocks is left to the others.
+SANITIZED = [name for name in CASES if name != "many rows"]
+# The measuring cases: too large for a sanitizer.
+REAL = {
+    "S": Case((784, 30, 10), ("sigmoid", "sigmoid"), batch=10, rows=25),
+    "M": Case((784, 128, 10), ("sigmoid", "sigmoid"), batch=128, rows=150),
+}
+
+
+def mutants() -> list[str]:
+    """The names that the kernels' texts ask about: each takes something out that they need."""
+    folder = files("gpubp.kernels.cuda")
+    texts = [p.read_text() for p in folder.iterdir() if p.name.endswith((".cu", ".cuh"))]
+    return sorted({name for text in texts for name in re.findall(r"\bMUTANT_\w+", text)})
+
+
+def results(
+    case: Case, backend: gpubp.Backend, dtype: str | None = None, seed: int = 5, runs: int = 2
+) -> Any:
+    """Arrays by name: what training, scoring and the two contract kernels compute.
+
+    All that is drawn is exact in float32, so that every dtype starts from the same numbers.
+    """
+    dtype = dtype or case.dtype
+    rng, sizes, xp = np.random.default_rng(seed), case.sizes, backend.xp
+    n = case.batch + 3
+
+    def draw(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(np.float32).astype(dtype)
+
+    x = rng.integers(0, 256, (n, sizes[0]), np.uint8) if case.bytes else draw(n, sizes[0])
+    y: Any = rng.random((n, sizes[-1])).astype(np.float32).astype(dtype)
+    y = rng.integers(0, sizes[-1], n) if case.labels else y
+    parameters = Parameters(xp, sizes, dtype)
+    start = draw(parameters.flat.size) / np.float32(np.sqrt(max(sizes)))
+    parameters.flat[...] = backend.asarray(start.astype(np.float32).astype(dtype))
+    if case.rule.momentum:
+        parameters.velocity = xp.zeros_like(parameters.flat)
+    activations = tuple(ACTIVATIONS[name] for name in case.activations)
+    cost = COSTS[case.cost]
+    plan = Plan(sizes, activations, cost, case.batch, dtype, case.rule)
+    x, y = backend.asarray(x), backend.asarray(y)
+    stepper = backend.kernels.Stepper(plan, parameters, x, y)
+    orders = [rng.integers(0, n, case.rows) for _ in range(runs)]
+    costs = [stepper.run(order, 0.05) for order in orders]
+    delta, a = (backend.asarray(draw(case.batch, m)) for m in sizes[-2:])
+    product, column_sum = backend.kernels.outer_sum(delta, a)
+    if hasattr(backend.kernels, "score"):
+        total, right = backend.kernels.score(parameters, activations, cost, x, y)
+    else:
+        net = gpubp.Network(sizes, activation=activations, cost=cost, backend=backend, dtype=dtype)
+        net.parameters.flat[...] = parameters.flat
+        found = net.evaluate(x, y)
+        total, right = found.cost * n, round((found.accuracy or 0) * n)
+    named = {
+        "parameters": parameters.flat, "product": product, "column sum": column_sum,
+        "hadamard": backend.kernels.hadamard_sigma_prime(a, a, a, activations[0]),
+    }  # fmt: skip
+    if case.rule.momentum:
+        named["velocity"] = parameters.velocity
+    arrays = {name: backend.asnumpy(array) for name, array in named.items()}
+    classes = case.labels and sizes[-1] > 1
+    return arrays | {"costs": np.array([*costs, total])} | ({"right": right} if classes else {})
+
+
+def on_cuda(case: Case, seed: int = 5, runs: int = 2, **settings: Any) -> Any:
+    """``results`` of the CUDA kernels, on a machine of these settings."""
+    with installed(), imagined(**settings):
+        backend = gpubp.get_backend("cuda")
+        from gpubp.kernels.cuda import tiling
+
+        if case.tile is not None:
+            tiling._TILES = (tiling._TILES[case.tile],)  # a fresh import: see installed
+        return results(case, backend, seed=seed, runs=runs)
+
+
+def right(case: Case, found: Any) -> bool:
+    """Whether these numbers agree with the reference to far more digits than a bug would leave."""
+    truth = results(case, gpubp.get_backend("reference"), "float64")
+    bound = 1e-12 if case.dtype == "float64" else 1e-5
+    return all(normwise(found[name], truth[name]) <= bound for name in truth)
+
+
+def judge(names: list[str], defines: tuple[str, ...]) -> str | None:
+    """Where the numbers are wrong first: the case and the schedule."""
+    for name in names:
+        for schedule in SCHEDULES:
+            try:
+                found = on_cuda(CASES[name], schedule=schedule, defines=defines)
+            except (KernelError, ValueError) as error:  # NaN is no number of right answers, say
+                return f"{name}, {schedule}: {error}"
+            if not right(CASES[name], found):
+                return f"{name}, {schedule}"
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", default=SANITIZED)
+    parser.add_argument("-D", dest="define", help="compile the kernels as this mutant")
+    parser.add_argument("--numbers", action="store_true", help="judge them; exit 1 if wrong")
+    parser.add_argument("--device", action="store_true", help="run on this machine's GPU")
+    arguments = parser.parse_args()
+    if arguments.device:
+        for name in arguments.cases:
+            found = results(replace(CASES[name], tile=None), gpubp.get_backend("cuda"))
+            if not right(CASES[name], found):
+                sys.exit(f"numbers are wrong: {name}")
+        return
+    defines = () if arguments.define is None else (f"-D{arguments.define}",)
+    if arguments.numbers:
+        if wrong := judge(arguments.cases, defines):
+            sys.exit(f"numbers are wrong: {wrong}")
+        return
+    for name in arguments.cases:
+        print(f"== {name}", file=sys.stderr, flush=True)
+        # A full mini-batch and a smaller one: all that a sanitizer has to see.
+        case = replace(CASES[name], rows=CASES[name].batch + 3)
+        on_cuda(case, runs=1, defines=defines)
+
+
+if __name__ == "__main__":
+    main()

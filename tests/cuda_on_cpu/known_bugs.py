@@ -1,0 +1,186 @@
+"""Small kernels, each with one bug that must be found, and each with its cure, which must pass.
+
+    python known_bugs.py NAME ...    launch these; under a sanitizer its report is the result
+
+A kernel gets x and out, 64 floats each, and is launched on a block of 64 threads, or on three.
+``-DCURED`` puts in what is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from cuda_on_cpu.cupy_on_cpu import installed
+from cuda_on_cpu.device import imagined
+
+_HEAD = 'extern "C" __global__ void kernel(const float* x, float* out, unsigned* flags) {\n'
+_HEAD += "  const int t = threadIdx.x, b = blockIdx.x;\n"
+
+# name: the report it must bring, and the kernel's body
+RACES = {
+    "a missing barrier": """
+        __shared__ float s[64];
+        s[t] = x[t];
+        #ifdef CURED
+        __syncthreads();
+        #endif
+        out[t] = s[63 - t];""",
+    "a barrier that comes only before the loop": """
+        __shared__ float s[64];
+        for (int i = 0; i < 3; i++) {
+          s[t] = x[t] + i;
+          __syncthreads();
+          out[t] = s[(t + i) % 64];
+          #ifdef CURED
+          __syncthreads();
+          #endif
+        }""",
+    "a shuffle taken for a barrier": """
+        __shared__ float s[64];
+        s[t] = x[t];
+        __shfl_sync(~0u, s[t], 0);
+        #ifdef CURED
+        __syncwarp();
+        #endif
+        out[t] = s[t ^ 1];""",
+    "two blocks that write one number": """
+        #ifdef CURED
+        if (t == 0) out[b] = x[b];
+        #else
+        if (t == 0) out[0] = x[b];
+        #endif""",
+    "a flag without a fence behind the data": """
+        if (t == 0) {
+          out[b] = x[b];
+          #ifdef CURED
+          __threadfence();
+          #endif
+          if (atomicAdd(flags, 1u) == gridDim.x - 1) {
+            __threadfence();
+            for (int i = 0; i < gridDim.x; i++) out[32 + i] = out[i];
+          }
+        }""",
+    "a flag without a fence before the data": """
+        if (t == 0) {
+          out[b] = x[b];
+          __threadfence();
+          if (atomicAdd(flags, 1u) == gridDim.x - 1) {
+            #ifdef CURED
+            __threadfence();
+            #endif
+            for (int i = 0; i < gridDim.x; i++) out[32 + i] = out[i];
+          }
+        }""",
+}
+BOUNDS = {
+    "a read behind an array in memory": """
+        #ifdef CURED
+        out[t] = t < 63 ? x[t + 1] : 0;
+        #else
+        out[t] = x[t + 1];
+        #endif""",
+    "a write before an array in memory": """
+        #ifdef CURED
+        if (t) out[t - 1] = x[t];
+        #else
+        out[t - 1] = x[t];
+        #endif""",
+    "a read behind a shared array": """
+        __shared__ float s[64];
+        s[t] = x[t];
+        __syncthreads();
+        #ifdef CURED
+        out[t] = s[(t + 1) % 64];
+        #else
+        out[t] = s[t + 1];
+        #endif""",
+    "a read behind dynamic shared memory": """
+        extern __shared__ float s[];
+        s[t] = x[t];
+        __syncthreads();
+        #ifdef CURED
+        out[t] = s[(t + 1) % 64];
+        #else
+        out[t] = s[t + 1];
+        #endif""",
+    "a wide read off its alignment": """
+        #ifdef CURED
+        const float4 v = *(const float4*)(x + t / 4 * 4);
+        #else
+        const float4 v = *(const float4*)(x + t % 60);
+        #endif
+        out[t] = v.x;""",
+}
+STUCK = {
+    "divergent barrier": """
+        #ifndef CURED
+        if (t < 32) __syncthreads();
+        else
+        #endif
+          __syncthreads();""",
+    "deadlock": """
+        #ifdef CURED
+        if (t % 32 < 2) __syncwarp(3u);
+        __syncthreads();
+        #else
+        if (t % 32 == 0) __syncwarp(3u);
+        else __syncthreads();
+        #endif""",
+    "is not in the mask it names": """
+        #ifdef CURED
+        __syncwarp();
+        #else
+        __syncwarp(0xffu);
+        #endif""",
+    "more shared memory than a block may have": """
+        #ifdef CURED
+        __shared__ float s[64];
+        #else
+        __shared__ float s[64 * 1024];
+        #endif
+        s[t] = 0;
+        out[t] = s[t];""",
+}
+SEVERAL_BLOCKS = [name for name in RACES if "flag" in name or "two blocks" in name]
+ALL = RACES | BOUNDS | STUCK
+
+
+def function(name: str, cured: bool) -> Any:
+    """This bug, or its cure, as a kernel."""
+    import cupy
+
+    with imagined(defines=("-DCURED",) if cured else ()):
+        return cupy.RawModule(code=f"{_HEAD}{ALL[name]}\n}}\n").get_function("kernel")
+
+
+def launch(name: str, kernel: Any) -> None:
+    """Run it: once where it stops the process, else on three schedules."""
+    import cupy
+
+    grid = (3,) if name in SEVERAL_BLOCKS else (1,)
+    for schedule in ("forward", "reverse", "random-1")[: 1 if name in BOUNDS else 3]:
+        x, out = cupy.arange(64, dtype=np.float32), cupy.zeros(64, np.float32)
+        with imagined(schedule=schedule):
+            kernel(grid, (64,), (x, out, cupy.zeros(1, np.uint32)), shared_mem=64 * 4)
+
+
+def main() -> None:
+    with installed():
+        # A sanitizer knows the lines of what was loaded before its first report.
+        kernels = [
+            (name, cured, function(name, cured)) for name in sys.argv[1:] for cured in (1, 0)
+        ]
+        for name, cured, kernel in kernels:
+            print(f"== {name}, {'cured' if cured else 'with its bug'}", file=sys.stderr, flush=True)
+            launch(name, kernel)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Every kernel compiles to machine code for the GPUs of three generations, and fits them.
+
+No GPU and no driver is needed, only NVRTC: ``pip install "cuda-toolkit[nvrtc]==13.*"``. Without it
+this is skipped, or fails under GPUBP_REQUIRE_NVRTC=1. The texts are those that training, scoring
+and the two contract kernels ask for. ``python tests/test_cuda_compile.py`` shows the registers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_on_cpu import nvrtc
+from cuda_on_cpu.cupy_on_cpu import installed
+from cuda_on_cpu.device import imagined
+from oracle import CUSTOM_ACTIVATIONS, legal_pairs
+
+import gpubp
+from gpubp.activation import ACTIVATIONS, SOFTMAX
+from gpubp.cost import COSTS
+from gpubp.optimiser import UpdateRule
+from gpubp.parameters import Parameters
+from gpubp.plan import Plan
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+STATIC_LIMIT = 48 << 10
+REGISTERS = 65536  # of a multiprocessor, on all three
+
+SIGMOID, TANH, QUADRATIC = ACTIVATIONS["sigmoid"], ACTIVATIONS["tanh"], COSTS["quadratic"]
+RULES = [
+    UpdateRule(),
+    UpdateRule(momentum=0.9),
+    UpdateRule(l2=0.03, l1=0.01),
+    UpdateRule(momentum=0.8, nesterov=True, l2=0.03, l1=0.01),
+]
+
+
+Network = tuple[Any, ...]  # sizes, activations, cost, batch size, dtype, rule, uint8 x, labels
+
+
+def measured() -> Iterator[Network]:
+    """Networks whose products have tiles of every shape, in both precisions."""
+    for dtype in ("float32", "float64"):
+        for sizes, batch in (
+            ((784, 30, 10), 10), ((784, 128, 10), 128), ((784, 1024, 1024, 10), 512),
+            ((785, 33, 7), 9), ((300, 2000, 3), 1000),
+        ):  # fmt: skip
+            sigma = (SIGMOID,) * (len(sizes) - 1)
+            yield (sizes, sigma, QUADRATIC, batch, dtype, RULES[3], True, True)
+
+
+def varied() -> Iterator[Network]:
+    """Small networks with every activation, cost, rule and kind of data."""
+    for rule, bytes_ in itertools.product(RULES, (True, False)):
+        yield ((31, 17, 5), (TANH, SIGMOID), QUADRATIC, 9, "float32", rule, bytes_, not bytes_)
+    hidden = [a for a in ACTIVATIONS.values() if a is not SOFTMAX]
+    for activation in (*hidden, *CUSTOM_ACTIVATIONS):
+        sigma = (activation, SIGMOID)
+        yield ((9, 7, 3), sigma, QUADRATIC, 5, "float32", RULES[0], False, True)
+    seen: set[Any] = set()
+    for output, cost in legal_pairs():
+        if output not in seen or cost not in seen:
+            seen |= {output, cost}
+            yield ((9, 7, 3), (TANH, output), cost, 5, "float64", RULES[0], False, False)
+
+
+def texts(networks: Iterator[Network]) -> dict[str, str]:
+    """text -> kernel, of all that these networks ask for; nothing is run."""
+    with installed() as cupy, imagined(collected={}) as machine:
+        kernels = gpubp.get_backend("cuda").kernels
+        for sizes, activations, cost, batch, dtype, rule, bytes_, labels in networks:
+            parameters = Parameters(cupy, sizes, dtype)
+            if rule.momentum:
+                parameters.velocity = cupy.zeros_like(parameters.flat)
+            x = cupy.zeros((batch, sizes[0]), np.uint8 if bytes_ else dtype)
+            y = cupy.zeros(batch, np.int64) if labels else cupy.zeros((batch, sizes[-1]), dtype)
+            plan = Plan(sizes, activations, cost, batch, dtype, rule)
+            kernels.Stepper(plan, parameters, x, y).run(np.arange(batch), 0.1)
+            kernels.score(parameters, activations, cost, x, y)
+            delta, a = (cupy.ones((batch, n), dtype) for n in sizes[1:3])
+            kernels.outer_sum(delta, a)
+            kernels.hadamard_sigma_prime(a, a, a, activations[0])
+        assert machine.collected is not None
+        return dict(machine.collected)
+
+
+@pytest.fixture(autouse=True)
+def needs_nvrtc() -> None:
+    if nvrtc.library() is None:
+        missing = "NVRTC is not installed: pip install 'cuda-toolkit[nvrtc]==13.*'"
+        if os.environ.get("GPUBP_REQUIRE_NVRTC") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+
+def threads(text: str) -> int:
+    """Threads a block: as launched, from the constants at the head of the text."""
+    constants = dict(line.split()[1:3] for line in text.splitlines() if line.startswith("#define"))
+    if "BLOCK" in constants:
+        return int(constants["BLOCK"])
+    bm, bn, tm, tn, slices = (int(constants[name]) for name in ("BM", "BN", "TM", "TN", "SLICES"))
+    return bm // tm * (bn // tn) * slices
+
+
+def check(arch: str, kernels: dict[str, str]) -> None:
+    """All of these fit a multiprocessor of that architecture; prints what they take of it."""
+    found: dict[str, list[nvrtc.Usage]] = {}
+    for text, kernel in kernels.items():
+        usage = nvrtc.usage(text, arch, kernel)
+        head = f"{arch}, {kernel} with\n{text.partition('//')[0]}"
+        assert usage.spilled == 0, f"registers spill: {head}"
+        assert usage.shared <= STATIC_LIMIT, f"too much shared memory: {head}"
+        assert usage.registers * threads(text) <= REGISTERS, f"no block fits: {head}"
+        found.setdefault(kernel, []).append(usage)
+    print(f"NVRTC {nvrtc.version()}, {arch}: registers and shared bytes at most, variants")
+    for kernel, usages in sorted(found.items()):
+        registers, shared = max(u.registers for u in usages), max(u.shared for u in usages)
+        print(f"  {kernel:24}{registers:4}{shared:8}{len(usages):6}")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_measured_networks_fit(arch: str) -> None:
+    check(arch, texts(measured()))
+
+
+def test_all_formulas_rules_and_kinds_of_data_compile() -> None:
+    found = texts(varied())
+    check("sm_90", found)
+    stems = {p.name[:-3] for p in files("gpubp.kernels.cuda").iterdir() if p.name.endswith(".cu")}
+    assert set(found.values()) == stems  # there is no kernel that this file does not know
+
+
+def test_a_kernel_that_spills_is_seen() -> None:
+    text = """extern "C" __global__ void __launch_bounds__(1024) kernel(float* x) {
+        float s[200];
+        for (int i = 0; i < 200; i++) s[i] = x[i * 1024 + threadIdx.x];
+        for (int k = 0; k < 9; k++) {
+        #pragma unroll
+            for (int i = 0; i < 200; i++) s[i] += s[(i * 7 + 3) % 200] * x[k];
+        }
+        #pragma unroll
+        for (int i = 0; i < 200; i++) x[i * 1024 + threadIdx.x] = s[i]; }"""
+    usage = nvrtc.compiled(text, "sm_90", "kernel")
+    assert usage.spilled > 0 or usage.stack > 0
+    with pytest.raises(nvrtc.NVRTCError, match="undefined"):
+        nvrtc.compiled('extern "C" __global__ void kernel() { nothing(); }', "sm_90", "kernel")
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__, "-n", "0", "-q", "-rP"]))

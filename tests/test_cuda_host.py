@@ -1,0 +1,301 @@
+"""The host's side of CUDA: tiles, texts, graphs, pieces, data larger than memory, no memory."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_on_cpu import build
+from cuda_on_cpu.cupy_on_cpu import installed
+from cuda_on_cpu.device import CUDARuntimeError, imagined, machine
+from oracle import flat, normwise
+
+import gpubp
+from gpubp.activation import ACTIVATIONS
+from gpubp.cost import COSTS
+from gpubp.errors import DeviceMemoryError
+from gpubp.optimiser import UpdateRule
+from gpubp.parameters import Parameters
+from gpubp.plan import Plan
+
+needs_compiler = pytest.mark.skipif(bool(build.missing()), reason=str(build.missing()))
+SIZES, BATCH = (5, 4, 3), 4
+
+
+@pytest.fixture(autouse=True)
+def stand_in() -> Iterator[Any]:
+    with installed() as cupy:
+        yield cupy
+
+
+def cuda(module: str) -> Any:
+    return import_module(f"gpubp.kernels.cuda.{module}")
+
+
+# Tiles and texts
+
+
+def test_every_tile_holds_what_tile_cuh_asks_of_it() -> None:
+    sizes = (1, 2, 3, 7, 8, 10, 30, 100, 128, 784, 1024, 5000)
+    for rows, columns, depth in itertools.product(sizes, repeat=3):
+        for dtype, itemsize in (("float32", 4), ("float64", 8)):
+            tile = cuda("tiling").choose_tile(rows, columns, depth, dtype)
+            assert 128 <= tile.threads <= 256
+            assert tile.threads % 32 == 0
+            assert tile.bm % tile.tm == tile.bn % tile.tn == 0
+            assert tile.bk % 8 == tile.bk % tile.slices == 0
+            stage = 2 * tile.bk * (tile.bm + tile.bn + 8) * itemsize
+            partial = tile.slices * tile.bm // tile.tm * tile.bn * itemsize
+            assert stage + partial <= 48 << 10  # static shared memory
+            assert tile.blocks(rows, columns) >= min(100, rows * columns / 32)
+
+
+@pytest.mark.parametrize(
+    ("size", "tile"),
+    [
+        ((10, 30, 784), (4, 8)),  # S, forward
+        ((30, 784, 10), (8, 16)),  # S, weight gradient
+        ((128, 128, 784), (8, 16)),  # M
+        ((128, 784, 128), (32, 32)),
+        ((512, 1024, 1024), (64, 64)),  # L
+        ((1024, 784, 512), (64, 64)),
+        ((512, 10, 1024), (4, 8)),
+    ],
+)
+def test_tiles_of_the_measuring_cases(size: tuple[int, int, int], tile: tuple[int, int]) -> None:
+    chosen = cuda("tiling").choose_tile(*size, "float32")
+    assert (chosen.bm, chosen.bn) == tile
+
+
+def test_texts_are_complete_and_say_what_they_are() -> None:
+    text = cuda("source").source(
+        "bp2", "float64", {"sigma_prime": ACTIVATIONS["gelu"].sigma_prime}, N=3, K="k"
+    )
+    assert text.startswith("typedef double T;\n#define N 3\n#define K k\n")
+    assert ACTIVATIONS["gelu"].sigma_prime.to_c() in text
+    assert "#include" not in text
+    assert text.isascii()
+
+
+def test_every_kernel_file_holds_the_kernel_of_its_name() -> None:
+    folder = Path(cuda("source").__file__).parent
+    stems = sorted(path.stem for path in folder.glob("*.cu"))
+    assert len(stems) == 7
+    for stem in stems:
+        code = (folder / f"{stem}.cu").read_text()
+        declared = r"__global__ void (?:__launch_bounds__\(\w+(?:, 1)?\) )?(\w+)\("
+        assert re.findall(declared, code) == [stem]
+        assert code.startswith(f"// {stem}: " if "bp" not in stem else f"// {stem.upper()}: ")
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bytes_are_read_as_exactly_as_by_division(dtype: str, stand_in: Any) -> None:
+    source = cuda("source")
+    text = source.source("next_steps", dtype) + source._file("common.cuh")
+    text += (
+        'extern "C" __global__ void read(const unsigned char* x, T* out)\n'
+        "{ out[threadIdx.x] = as_input(x[threadIdx.x]); }\n"
+    )
+    x, out = stand_in.asarray(np.arange(256, dtype=np.uint8)), stand_in.empty(256, dtype)
+    source.compiled(text, "read")((1,), (256,), (x, out))
+    right = np.arange(256).astype(dtype) / np.dtype(dtype).type(255)
+    np.testing.assert_array_equal(out.get(), right)
+
+
+@needs_compiler
+def test_a_kernel_is_compiled_once(stand_in: Any) -> None:
+    made = []
+
+    class Counted(stand_in.RawModule):  # type: ignore[misc, name-defined]
+        def __init__(self, **named: Any) -> None:
+            made.append(named["code"])
+            super().__init__(**named)
+
+    stand_in.RawModule = Counted
+    for _ in range(2):
+        train(21)
+    assert len(made) == len(set(made)) == 7  # 2 forward, bp1, bp2, 2 updates, next_steps
+
+
+# Graphs and pieces
+
+
+def stepper(
+    rows: int, rule: UpdateRule | None = None, backend: str = "cuda", dtype: str = "float64"
+) -> Any:
+    """A Stepper for ``rows`` examples on the host, and its parameters."""
+    rng = np.random.default_rng(53)
+    where, rule = gpubp.get_backend(backend), rule or UpdateRule()
+    parameters = Parameters(where.xp, SIZES, dtype)
+    parameters.flat[...] = where.asarray(rng.standard_normal(parameters.flat.size), dtype)
+    if rule.momentum:
+        parameters.velocity = where.xp.zeros_like(parameters.flat)
+    sigma = (ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"])
+    plan = Plan(SIZES, sigma, COSTS["quadratic"], BATCH, dtype, rule)
+    x, y = rng.random((rows, 5)).astype(dtype), rng.integers(0, 3, rows)
+    return where.kernels.Stepper(plan, parameters, x, y), parameters
+
+
+def train(rows: int, pieces: int = 1, backend: str = "cuda", **kwargs: Any) -> tuple[Any, float]:
+    """(weights, cost of the last piece) after an epoch in that many pieces of whole steps."""
+    one, parameters = stepper(rows, backend=backend, **kwargs)
+    order, cost = np.random.default_rng(54).permutation(rows), 0.0
+    cuts = [round(i * rows / pieces / BATCH) * BATCH for i in range(pieces)]
+    for start, stop in itertools.pairwise([*cuts, rows]):
+        if stop > start:
+            cost = one.run(order[start:stop], 0.3)
+    return gpubp.get_backend(backend).asnumpy(parameters.flat), cost
+
+
+@needs_compiler
+def test_a_piece_is_graphs_and_a_remainder(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, launched, replayed = cuda("stepper"), [], []
+    one, _ = stepper(BATCH * 140 + 3)
+    enqueue, graph = one._minibatch.enqueue, type(one)._graph
+
+    def counted(m: int, offset: int) -> None:
+        launched.append((m, offset, machine.capturing is not None))
+        enqueue(m, offset)
+
+    monkeypatch.setattr(one._minibatch, "enqueue", counted)
+    monkeypatch.setattr(
+        type(one), "_graph", lambda self, steps: replayed.append(steps) or graph(self, steps)
+    )
+    one.run(np.arange(BATCH * 140 + 3), 0.1)
+    assert module.GRAPH_STEPS == 64
+    assert replayed == [64, 64, *[1] * 11]
+    assert launched[0] == (BATCH, 0, False)  # the first, which loads the kernels
+    assert launched[-1] == (3, 0, False)  # the ragged last
+    captured = [offset for _, offset, capturing in launched[1:-1] if capturing]
+    assert captured == [*range(0, 64 * BATCH, BATCH), 0]  # each graph once
+    one.run(np.arange(BATCH * 65), 0.2)
+    assert len(launched) == 67  # all of it replayed
+    assert replayed[13:] == [64, 1]
+
+
+@needs_compiler
+@pytest.mark.parametrize("rule", [UpdateRule(), UpdateRule(0.9, True, 1e-3, 1e-4)], ids=str)
+def test_pieces_and_graphs_change_no_bit(rule: UpdateRule) -> None:
+    rows = BATCH * 75 + 1
+    whole, _ = train(rows, rule=rule)
+    for pieces in (2, 7, 40):
+        np.testing.assert_array_equal(train(rows, pieces, rule=rule)[0], whole)
+    right, cost = train(rows, backend="reference", rule=rule)
+    assert normwise(whole, right) <= 1e-13
+    assert abs(train(rows, rule=rule)[1] - cost) <= 1e-13
+
+
+@needs_compiler
+def test_a_new_velocity_is_noticed() -> None:
+    """A second fit with momentum has a velocity of its own; captured graphs know the old one's."""
+    flats = []
+    for backend in ("cuda", "reference"):
+        one, parameters = stepper(40, UpdateRule(0.9), backend)
+        xp = gpubp.get_backend(backend).xp
+        for _ in range(2):
+            one.run(np.arange(40), 0.1)
+            parameters.velocity = xp.zeros_like(parameters.flat) + 1
+        one.run(np.arange(40), 0.1)
+        flats.append([gpubp.get_backend(backend).asnumpy(a)
+                      for a in (parameters.flat, parameters.velocity)])  # fmt: skip
+    for found, right in zip(*flats, strict=True):
+        assert normwise(found, right) <= 1e-14
+
+
+@needs_compiler
+def test_an_interrupt_leaves_the_device_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, parameters = stepper(40)
+    one.run(np.arange(40), 0.1)
+    before = parameters.flat.get()
+    graph = one._graph
+
+    def interrupted(steps: int) -> Any:
+        monkeypatch.setattr(one, "_graph", broken)
+        return graph(steps)
+
+    def broken(steps: int) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(one, "_graph", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        one.run(np.arange(40), 0.1)
+    after = parameters.flat.get()
+    assert (after != before).any()
+    gpubp.get_backend("cuda").xp.cuda.Device().synchronize()
+    np.testing.assert_array_equal(parameters.flat.get(), after)
+
+
+@needs_compiler
+def test_a_failed_capture_is_told_and_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _ = stepper(40)
+    one.run(np.arange(BATCH), 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(one._minibatch, "next_steps", lambda examples: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            one.run(np.arange(2 * BATCH), 0.1)
+    assert np.isfinite(one.run(np.arange(2 * BATCH), 0.1))
+
+
+# Memory
+
+
+@needs_compiler
+@pytest.mark.parametrize("targets", [False, True], ids=["labels", "targets"])
+def test_more_data_than_memory_are_streamed(targets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(55)
+    x = rng.integers(0, 256, (1000, 500), dtype=np.uint8)
+    y = rng.random((1000, 2)) if targets else rng.integers(0, 2, 1000)
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 7, "learning_rate": 0.5}
+    nets = []
+    for windows in (False, True):
+        net = gpubp.Network([500, 3, 2], backend="cuda", rng=1, dtype="float64")
+        if not windows:
+            net.fit(x, y, **settings)
+        else:
+            monkeypatch.setattr("gpubp.arrays._CHUNK_BYTES", 64 << 10)
+            with imagined(memory=machine.used + 300_000):
+                with pytest.warns(UserWarning, match="stay on the host") as said:
+                    net.fit(x, y, **settings, validation=(x, y))
+                assert re.search(r"windows of 1\d\d examples", str(said[0].message))
+                evaluation = net.evaluate(x, y)
+            assert evaluation.cost == net.history[-1].validation_cost
+        nets.append(net)
+    np.testing.assert_array_equal(flat(nets[0]), flat(nets[1]))
+    costs = [net.history.cost for net in nets]
+    np.testing.assert_allclose(costs[0], costs[1], rtol=1e-15)
+
+
+@needs_compiler
+def test_running_out_of_memory_says_how_much_and_what_to_do(stand_in: Any) -> None:
+    x, y = np.zeros((1000, 50), np.float32), np.zeros(1000, int)
+    for memory, what in ((100_000, "500 examples of the"), (300_000, "the layers of a mini-batch")):
+        with imagined(memory=machine.used + memory):
+            net = gpubp.Network([50, 300, 2], backend="cuda", rng=0)
+            with pytest.raises(DeviceMemoryError, match=what) as caught:
+                net.fit(x, y, epochs=1, batch_size=500, learning_rate=1.0)
+        assert "train with a smaller batch_size" in str(caught.value)
+        assert re.search(r"need [\d,]+ bytes on the GPU, which has [\d,]+ free", str(caught.value))
+        assert "\n" not in str(caught.value)
+    too_large = pytest.raises(MemoryError, match=r"sizes=\[50, 3000, 2\] are .* bytes of float32")
+    with imagined(memory=machine.used + 100_000), too_large:
+        gpubp.Network([50, 3000, 2], backend="cuda")
+    with imagined(memory=machine.used + 60_000):
+        net = gpubp.Network([50, 3, 2], backend="cuda", rng=0)
+        on_device = stand_in.asarray(x.astype(np.uint8))
+        with pytest.raises(DeviceMemoryError, match=r"the training data need .* pass x as uint8"):
+            net.fit(on_device, np.zeros((1000, 2)), epochs=1, batch_size=5, learning_rate=1.0)
+
+
+def test_device_errors_are_not_mistaken_for_missing_memory() -> None:
+    with (
+        pytest.raises(CUDARuntimeError, match="illegal"),
+        cuda("memory").allocating("data", 1, "less"),
+    ):
+        raise CUDARuntimeError("cudaErrorIllegalAddress", 700, "an illegal memory access")

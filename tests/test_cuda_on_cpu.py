@@ -1,0 +1,346 @@
+"""The machinery that judges CUDA C on the CPU, judged: each known bug is found, its cure passes.
+
+And the stand-in for cupy: it refuses what CuPy or CUDA refuses, and what neither does but should.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_on_cpu import build, known_bugs
+from cuda_on_cpu.cupy_on_cpu import installed
+from cuda_on_cpu.device import CUDARuntimeError, KernelError, OutOfMemoryError, imagined, machine
+from cuda_on_cpu.launch import SCHEDULES
+
+BUGS = Path(known_bugs.__file__)
+if build.missing():
+    pytest.skip(str(build.missing()), allow_module_level=True)
+
+
+def needs(mode: str) -> None:
+    if why := build.missing(mode):
+        pytest.skip(why)
+
+
+@pytest.fixture
+def cupy() -> Any:
+    with installed() as module:
+        yield module
+
+
+def kernel(cupy: Any, body: str, arguments: str = "const float* x, float* out, int n") -> Any:
+    code = f'extern "C" __global__ void kernel({arguments}) {{\n{body}\n}}\n'
+    return cupy.RawModule(code=code, options=("-std=c++17",)).get_function("kernel")
+
+
+# Known bugs
+
+
+def reports(stderr: str) -> dict[str, str]:
+    """What was said after each mark of known_bugs.py."""
+    parts = stderr.split("== ")[1:]
+    return {title: text for title, _, text in (part.partition("\n") for part in parts)}
+
+
+def test_races_are_found() -> None:
+    needs("thread")
+    done = build.sanitized("thread", BUGS, *known_bugs.RACES)
+    said = reports(done.stderr)
+    for name in known_bugs.RACES:
+        assert "WARNING" not in said[f"{name}, cured"], f"{name}\n{done.stderr}"
+        report = said[f"{name}, with its bug"]
+        assert "data race" in report, name
+        assert "kernel.cu" in report, name
+
+
+@pytest.mark.parametrize("name", known_bugs.BOUNDS)
+def test_accesses_out_of_bounds_are_found(name: str) -> None:
+    needs("address")
+    done = build.sanitized("address", BUGS, name)
+    said = reports(done.stderr)
+    assert not said[f"{name}, cured"], done.stderr
+    report = said[f"{name}, with its bug"]
+    assert "AddressSanitizer" in report or "runtime error" in report, done.stderr
+    assert "kernel.cu" in report
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("name", known_bugs.STUCK)
+def test_what_cuda_leaves_undefined_is_reported(name: str, cupy: Any) -> None:
+    known_bugs.launch(name, known_bugs.function(name, cured=True))
+    with pytest.raises(KernelError, match=name) as caught:
+        known_bugs.launch(name, known_bugs.function(name, cured=False))
+    if name in ("divergent barrier", "deadlock"):
+        assert "thread (" in str(caught.value)
+        assert "block (0, 0, 0)" in str(caught.value)
+        assert "kernel.cu:" in str(caught.value)
+
+
+# What a kernel computes
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_warp_and_block_collectives(cupy: Any, schedule: str) -> None:
+    f = kernel(
+        cupy,
+        """
+        __shared__ float by_warp[3];
+        const int t = threadIdx.x + blockDim.x * threadIdx.y, lane = t % 32;
+        float sum = t < n ? x[t] : 0.f;
+        for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
+        if (lane == 0) by_warp[t / 32] = sum;
+        __syncthreads();
+        out[t] = by_warp[0] + by_warp[1] + by_warp[2];
+        out[96 + t] = __popc(__ballot_sync(~0u, t % 3 == 0));
+        out[192 + t] = __shfl_up_sync(~0u, t, 3, 8) + 1000 * __shfl_down_sync(~0u, t, 1);
+        out[288 + t] = __syncthreads_count(t < 40) + (__any_sync(~0u, t == 33) ? 100 : 0);
+        if (t < 5) out[384 + t] = __shfl_sync(0x1fu, t, t + 1);
+        """,
+    )
+    x, out = cupy.arange(96, dtype=np.float32), cupy.empty(389, np.float32)
+    with imagined(schedule=schedule):
+        f((1,), (48, 2), (x, out, np.int32(90)))
+    found, t = out.get(), np.arange(96)
+    assert (found[:96] == sum(range(90))).all()
+    threes = [sum(i % 3 == 0 for i in range(w, w + 32)) for w in (0, 32, 64)]
+    np.testing.assert_array_equal(found[96:192], np.repeat(threes, 32))
+    up = np.where(t % 8 < 3, t, t - 3)
+    down = np.where(t % 32 == 31, t, t + 1)
+    np.testing.assert_array_equal(found[192:288], up + 1000 * down)
+    np.testing.assert_array_equal(found[288:384], np.where(t // 32 == 1, 140, 40))
+    np.testing.assert_array_equal(found[384:388], [1, 2, 3, 4])
+    assert found[388] != 5  # lane 5 takes no part: its value is poison
+
+
+def test_memory_starts_as_nan(cupy: Any) -> None:
+    f = kernel(
+        cupy,
+        "__shared__ float s[4]; extern __shared__ double d[];\n"
+        "out[0] = s[threadIdx.x]; out[1] = d[n];",
+    )
+    out = cupy.empty(3, np.float32)
+    assert np.isnan(out.get()).all()
+    assert np.isnan(cupy.empty(3, np.float64).get()).all()
+    for _ in range(2):
+        f((2,), (1,), (out, out, np.int32(1)), shared_mem=16)
+        assert np.isnan(out.get()).all()
+
+
+def test_integer_atomics(cupy: Any) -> None:
+    f = kernel(
+        cupy,
+        "atomicAdd(a, threadIdx.x); atomicMax(a + 1, threadIdx.x); atomicExch(a + 2, 7);\n"
+        "atomicCAS(a + 3, 0u, threadIdx.x + 1);",
+        "unsigned* a",
+    )
+    for schedule in SCHEDULES:
+        a = cupy.zeros(4, np.uint32)
+        with imagined(schedule=schedule):
+            f((3,), (64,), (a,))
+        found = a.get()
+        assert list(found[:3]) == [3 * 64 * 63 // 2, 63, 7]
+        assert 1 <= found[3] <= 64
+    with pytest.raises(build.CompileError, match="chance order"):
+        kernel(cupy, "atomicAdd(out, 1.f);")
+
+
+def test_schedules_differ_and_repeat(cupy: Any) -> None:
+    f = kernel(cupy, "out[atomicAdd(n, 1)] = 100 * blockIdx.x + threadIdx.x; __syncthreads();"
+               "out[atomicAdd(n, 1)] = 1000;", "float* out, int* n")  # fmt: skip
+    seen = []
+    for schedule in (*SCHEDULES, *SCHEDULES):
+        out, n = cupy.empty(256, np.float32), cupy.zeros(1, np.int32)
+        with imagined(schedule=schedule):
+            f((2,), (64,), (out, n))
+        seen.append(out.get().tobytes())
+    assert len(set(seen)) == len(SCHEDULES)
+    assert seen[: len(SCHEDULES)] == seen[len(SCHEDULES) :]
+
+
+def test_many_threads_and_dimensions(cupy: Any) -> None:
+    f = kernel(
+        cupy,
+        "const int i = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);\n"
+        "const int b = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);\n"
+        "__syncthreads(); out[b * n + i] = b * n + i;",
+    )
+    out = cupy.empty(3 * 2 * 5 * 1024, np.float32)
+    for schedule in SCHEDULES:
+        with imagined(schedule=schedule):
+            f((3, 2, 5), (8, 16, 8), (out, out, np.int32(1024)))
+        np.testing.assert_array_equal(out.get(), np.arange(out.size))
+        out.fill(0)
+
+
+# Launches
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda x: (x, x, 3),
+        lambda x: (x, x, np.int64(3)),
+        lambda x: (x, x, np.float32(3)),
+        lambda x: (x, x),
+        lambda x: (x, x.astype(float), np.int32(3)),
+        lambda x: (x, x.get(), np.int32(3)),
+        lambda x: (x, None, np.int32(3)),
+    ],
+    ids=["int", "int64", "float", "too few", "float64 array", "NumPy array", "None"],
+)
+def test_arguments_are_of_the_declared_type(cupy: Any, arguments: Any) -> None:
+    f = kernel(cupy, "out[0] = n;")
+    with pytest.raises(TypeError, match="kernel"):
+        f((1,), (1,), arguments(cupy.zeros(4, np.float32)))
+
+
+def test_launches_that_do_not_fit(cupy: Any) -> None:
+    code = 'extern "C" __global__ void __launch_bounds__(8 * (4)) kernel(float* out) {}'
+    f = cupy.RawModule(code=code).get_function("kernel")
+    out = cupy.zeros((4, 4), np.float32)
+    for grid, block, shared in (
+        ((0,), (32,), 0), ((1,), (33,), 0), ((1, 65536), (1,), 0), ((1,), (32,), 49153),
+    ):  # fmt: skip
+        with pytest.raises(CUDARuntimeError, match="invalid argument"):
+            f(grid, block, (out,), shared_mem=shared)
+    f.max_dynamic_shared_size_bytes = 100_000
+    f((1,), (32,), (out,), shared_mem=100_000)
+    with pytest.raises(ValueError, match="C-contiguous"):
+        f((1,), (32,), (out.T,))
+    with pytest.raises(CUDARuntimeError, match="not found"):
+        cupy.RawModule(code=code).get_function("another")
+
+
+# Streams and graphs
+
+
+def test_a_stream_is_read_after_it_is_waited_for(cupy: Any) -> None:
+    f = kernel(cupy, "out[0] = n;")
+    out = cupy.zeros(1, np.float32)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with pytest.raises(KernelError, match="nobody has waited"):
+        f((1,), (1,), (out, out, np.int32(5)), stream=stream)
+    cupy.cuda.get_current_stream().synchronize()
+    with stream:
+        f((1,), (1,), (out, out, np.int32(5)))
+    assert out.get()[0] == 0  # the default stream does not wait for a non-blocking one
+    stream.synchronize()
+    assert out.get()[0] == 5
+    with stream:
+        f((1,), (1,), (out, out, np.int32(6)))
+        event = stream.record()
+        f((1,), (1,), (out, out, np.int32(7)))
+    event.synchronize()
+    assert out.get()[0] == 6
+    cupy.cuda.Device().synchronize()
+    assert out.get()[0] == 7
+    blocking = cupy.cuda.Stream()
+    f((1,), (1,), (out, out, np.int32(8)), stream=blocking)
+    assert float((out * 2)[0]) == 16
+
+
+def test_pinned_memory_is_read_when_the_stream_gets_there(cupy: Any) -> None:
+    stream = cupy.cuda.Stream(non_blocking=True)
+    pinned = np.frombuffer(cupy.cuda.alloc_pinned_memory(8), np.float32)
+    ordinary = np.ones(2, np.float32)
+    first, second = cupy.empty(2, np.float32), cupy.empty(2, np.float32)
+    for host, there in ((pinned, first), (ordinary, second)):
+        host[:] = 1
+        there.set(host, stream=stream)
+        host[:] = 2
+    stream.synchronize()
+    assert (first.get()[0], second.get()[0]) == (2, 1)
+
+
+def never_captured(cupy: Any, f: Any, out: Any, other: Any) -> list[Any]:
+    """What breaks a capture that is under way, on any stream."""
+    return [
+        out.get, lambda: cupy.zeros(3), lambda: out + 1, lambda: float(out[0]),
+        lambda: out.set(np.zeros(1, np.float32)), lambda: cupy.asarray(np.zeros(2)),
+        lambda: f((1,), (1,), (out, out, np.int32(1)), stream=other), other.synchronize,
+        cupy.cuda.get_current_stream().synchronize, cupy.cuda.Device().synchronize,
+    ]  # fmt: skip
+
+
+def test_graphs(cupy: Any) -> None:
+    f = kernel(cupy, "out[0] += n;")
+    out = cupy.zeros(1, np.float32)
+    other = cupy.cuda.Stream(non_blocking=True)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.get_current_stream().synchronize()
+    with stream:
+        stream.begin_capture()
+        f((1,), (1,), (out, out, np.int32(2)))
+        f((1,), (1,), (out, out, np.int32(3)))
+        for refused in never_captured(cupy, f, out, other):
+            with pytest.raises(CUDARuntimeError, match="captur"):
+                refused()
+        graph = stream.end_capture()
+    stream.synchronize()
+    assert out.get()[0] == 0  # capturing runs nothing
+    for _ in range(3):
+        graph.launch(stream)
+    stream.synchronize()
+    assert out.get()[0] == 15
+    del out
+    graph.launch(stream)
+    with pytest.raises(KernelError, match="freed"):
+        stream.synchronize()
+    with pytest.raises(RuntimeError, match="default"):
+        cupy.cuda.Stream.null.begin_capture()
+
+
+# Arrays
+
+
+def test_arrays_do_not_turn_into_numpys_unasked(cupy: Any) -> None:
+    a = cupy.asarray([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    with pytest.raises(TypeError, match=r"\.get\(\)"):
+        np.asarray(a)
+    for mixed in (lambda: a + np.ones((2, 2)), lambda: np.ones((2, 2)) + a, lambda: a @ np.ones(2)):
+        with pytest.raises(TypeError, match="Unsupported type"):
+            mixed()
+    with pytest.raises(TypeError, match="Unsupported type"):
+        a[...] = np.ones((2, 2))
+    for bad in (np.ones((2, 2)), [[1, 2], [3, 4]]):
+        with pytest.raises(TypeError):
+            a.set(bad)
+    total = a.sum()
+    assert isinstance(total, cupy.ndarray)
+    assert (total.shape, float(total), int(a.argmax())) == ((), 10.0, 3)
+    row = a[1]
+    row += 1
+    assert a.get()[1].tolist() == [4, 5]
+    assert (a.T.data.ptr, a[1:].data.ptr) == (a.data.ptr, a.data.ptr + 8)
+    assert cupy.divide(cupy.asarray([51], np.uint8), np.float32(255), dtype="float32").get() == 0.2
+
+
+def test_an_imagined_machine(cupy: Any) -> None:
+    runtime = cupy.cuda.runtime
+    with imagined(driver=0):
+        assert not cupy.cuda.is_available()
+        with pytest.raises(runtime.CUDARuntimeError, match="InsufficientDriver"):
+            cupy.zeros(3)
+    with imagined(devices=0), pytest.raises(runtime.CUDARuntimeError, match="NoDevice"):
+        runtime.getDeviceCount()
+    with imagined(devices=2):
+        assert runtime.getDeviceCount() == 2
+        with pytest.raises(runtime.CUDARuntimeError, match="ordinal"):
+            cupy.cuda.Device(2).use()
+        f = kernel(cupy, "out[0] = 1;", "float* out")
+        out = cupy.zeros(1, np.float32)
+        with cupy.cuda.Device(1) as second:
+            assert cupy.zeros(1).device == second != out.device == cupy.cuda.Device(0)
+            with pytest.raises(KernelError, match="memory of device 0"):
+                f((1,), (1,), (out,))
+    with imagined(compute_capability="60"):
+        assert cupy.cuda.Device(0).compute_capability == "60"
+    with imagined(memory=machine.used + 1000):
+        kept = [cupy.zeros(100, np.float32)]
+        with pytest.raises(OutOfMemoryError, match="800 bytes"):
+            kept.append(cupy.zeros(100))
+        kept.clear()
+        cupy.zeros(100)

@@ -98,9 +98,9 @@ def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> A
     """
     sparse = hasattr(x, "tocsr")
     if sparse and xp is not np:
-        raise TypeError(f"{name} is a sparse matrix, which the GPU does not take: {name}.toarray()")
+        raise TypeError(f"{name} is a sparse matrix, for the CPU only: pass {name}.toarray()")
     x = _as_csr(x, dtype, name) if sparse else as_array(xp, x, name)
-    xp = np if sparse else module_of(xp, x)
+    xp = module_of(xp, x)
     if x.ndim != 2:
         hint = ""
         if x.ndim == 1 and x.size == n_in:

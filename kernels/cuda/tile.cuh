@@ -14,8 +14,8 @@
 // 3. Slices. The THREADS threads are SLICES groups, each of which owns the whole tile and every
 //    SLICES-th k. A small layer (m = 10, n = 30, k = 784) so keeps small tiles, which are many
 //    blocks, and still has 256 threads in each; a large one keeps enough warps in flight beside its
-//    8 x 8 registers. Splitting k over blocks instead would need a fence and a second pass, which
-//    cost more than the rest of a small product.
+//    8 x 8 registers. Splitting k over blocks instead would need a fence and a second pass,
+//    which should cost more than they save (an estimate, not measured).
 // 4. The partial sums of the slices meet in shared memory, a row of each thread at a time, are
 //    added in a fixed order, and are handed to the epilogue with neighbouring threads on
 //    neighbouring columns.

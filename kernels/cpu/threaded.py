@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from gpubp.plan import Plan
 _LINE = 64  # bytes of a cache line: a vector that straddles two is slower to load
 _TRY_EVERY = 32  # runs of the compiled function
 _FLOPS_PER_CALL = 3e9  # keeps one compiled call well under the second that Ctrl-C may wait
+_FLOPS_WORTH = 5e7  # in a call, from which waking other threads pays
 
 
 def aligned(shape: int | tuple[int, ...], dtype: Any) -> Any:
@@ -55,7 +57,7 @@ class ThreadedStepper(ABC):
         self._kernels = stepper_kernels(plan)
         self._state = aligned(24, np.int64)
         self._last, self._runs = 1, 0
-        self._lately = {1: 0.0, threads: 0.0}  # seconds an example
+        self._lately = {1: math.inf, threads: 0.0}  # seconds an example
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         work = 6 * plan.batch_size * sum(a * b for a, b in pairwise(plan.sizes))
         self._piece = plan.batch_size * max(1, int(_FLOPS_PER_CALL / work))
@@ -79,24 +81,32 @@ class ThreadedStepper(ABC):
         try:
             for start in range(0, len(order), self._piece):
                 piece = order[start : start + self._piece]
-                threads = self._faster() if len(piece) >= self._piece // 4 else 1
-                started = time.perf_counter()
+                if len(piece) < self._piece // 4:  # too short to measure by, perhaps to share
+                    worth = len(piece) * _FLOPS_PER_CALL >= self._piece * _FLOPS_WORTH
+                    total += self._run(piece, learning_rate, self._best() if worth else 1)
+                    continue
+                threads, started = self._choose(), time.perf_counter()
                 total += self._run(piece, learning_rate, threads)
                 self._lately[threads] = (time.perf_counter() - started) / len(piece)
         finally:
             self._copy(inward=False)
         return total / len(order)
 
-    def _faster(self) -> int:
-        """The number of threads, 1 or all, that was the faster one lately, or has yet to be tried.
+    def _best(self) -> int:
+        """The number of threads, 1 or all, that was the faster one lately."""
+        return min(self._lately, key=self._lately.__getitem__)
+
+    def _choose(self) -> int:
+        """The best number of threads; now and then the other, to try it again.
 
         A second thread saves time on an idle machine and costs a multiple where the processor
-        is shared. Which it is changes by the second, so now and then the other is tried again.
+        is shared. Which it is changes by the second.
         """
         self._runs += 1
-        other = self.threads if self._last == 1 else 1
-        slower = self._lately[self._last] > self._lately[other]
-        return other if slower or self._runs % _TRY_EVERY == 0 else self._last
+        best = self._best()
+        if self._runs % _TRY_EVERY != _TRY_EVERY // 4:
+            return best
+        return self.threads if best == 1 else 1
 
     def _run(self, order: Any, learning_rate: float, threads: int) -> float:
         self._state[:] = 0

@@ -37,9 +37,10 @@ _ELEMENT = {
 
 def _features() -> set[str]:
     """What Numba compiles for: this processor, or what NUMBA_CPU_NAME and _FEATURES describe."""
-    if config.CPU_NAME is None:
+    settings: Any = config  # Numba fills this module from the environment while it is imported
+    if settings.CPU_NAME is None:
         return {name for name, there in llvm.get_host_cpu_features().items() if there}
-    return {name[1:] for name in (config.CPU_FEATURES or "").split(",") if name[:1] == "+"}
+    return {name[1:] for name in (settings.CPU_FEATURES or "").split(",") if name[:1] == "+"}
 
 
 def _register_bytes() -> int:

@@ -26,7 +26,7 @@ import gpubp
 import gpubp.kernels
 from gpubp.activation import ACTIVATIONS, SOFTMAX
 from gpubp.cost import COSTS
-from gpubp.kernels import reference
+from gpubp.kernels import cpu, reference
 from gpubp.optimiser import UpdateRule
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
@@ -44,7 +44,11 @@ def dtype(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def numba_knows_numpy() -> None:
-    """Numba takes NumPy's functions as it finds them at its first compilation, and for good."""
+    """Numba takes NumPy's functions as it finds them when it compiles, so it compiles before."""
+    for dtype in ("float32", "float64"):
+        for n in (1, 2):
+            product, _ = cpu.outer_sum(np.ones((3, n), dtype), np.ones((3, 2), dtype))
+            assert product.tolist() == [[3, 3]] * n
     assert numba.njit(lambda: np.empty(2).size + np.empty_like(np.zeros(2)).size)() == 4
 
 

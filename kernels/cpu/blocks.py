@@ -131,6 +131,7 @@ class _Lanewise(ast.NodeTransformer):
         return ast.UnaryOp(operation, self.visit(node.operand))
 
 
+@cache
 def lanewise(formula: Expression) -> str:
     """The formula as Python source on vectors, in the names of ``simd`` and ``vmath``."""
     return ast.unparse(_Lanewise().visit(ast.parse(formula.to_python(), mode="eval")))

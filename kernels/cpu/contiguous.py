@@ -1,4 +1,4 @@
-"""Rows one after another, as NumPy has them: formula kernels, BP4's sum, and training by BLAS.
+"""Rows one after another, as NumPy has them: formula kernels and BP4's sum.
 
 Compiled from a copy in the cache, see ``generated``. The kernels of ``blocks`` work on columns of
 whole vectors. An elementwise one does not care where rows end, so a contiguous array is one such
@@ -11,8 +11,14 @@ import numpy as np
 from numba import njit
 
 from gpubp.kernels.cpu.calls import call_kernel
-from gpubp.kernels.cpu.gemm import gemm
-from gpubp.kernels.cpu.simd import lane_count
+from gpubp.kernels.cpu.simd import REGISTERS, get, lane_count, load, put, store
+from gpubp.kernels.cpu.tile import product_tile
+
+PART = 512  # terms summed at once: a long sum in parts rounds less
+IN_PLACE = 32  # rows of a that stay in the innermost cache, so that copying them gains nothing
+LINE = 64  # bytes of a cache line
+# Their lengths count: units and vectors of columns of a tile, whose sums fill the registers.
+UNITS, WIDE, ONE = (0, 0, 0, 0), (0,) * (4 if REGISTERS == 32 else 2), (0,)
 
 _jit = njit(nogil=True, error_model="numpy", boundscheck=False)
 _cached_jit = njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
@@ -49,25 +55,99 @@ def hadamard(kernel, v, z, a, out, rest):
             out[whole + i] = rest[3, i]
 
 
-@_cached_jit
-def outer_sum(address, delta, a, product, column_sum, wide_product, wide_sum):
-    """product (j, k) = delta^T a and column_sum (j,), for delta (m, j) and a (m, k).
+@_jit
+def _tile(wide, m, delta, delta0, delta_rows, a, a0, a_rows, c, c0, c_step):
+    """A tile of sum_x delta a^T, at c0 of c, whose rows are ``c_step`` apart"""
+    one = c.dtype.type(1)
+    product_tile(UNITS, wide, ONE, True, True, delta, delta0, delta_rows, 0, a, a0, a_rows, 0,
+                 min(PART, m), c, c0, c_step, one)  # fmt: skip
+    for first in range(PART, m, PART):
+        product_tile(UNITS, wide, ONE, True, False, delta, delta0, delta_rows, first,
+                     a, a0, a_rows, first, min(PART, m - first), c, c0, c_step, one)  # fmt: skip
 
-    ``wide_product`` and ``wide_sum`` are float64 zeros of their shapes; the first is used, and need
-    be there, only for a single column.
+
+@_jit
+def _copy(source, at, n, to, there):
+    """n elements, a vector at a time; nothing behind them is touched"""
+    lanes = lane_count(source[0])
+    for i in range(0, n, lanes):
+        if i + lanes <= n:
+            store(to, there + i, load(source, at + i))
+        else:
+            for lane in range(i, n):
+                put(to, there + lane, get(source, at + lane))
+
+
+@_cached_jit
+def outer_sum(thread, threads, delta, a, product):
+    """A thread's panels of product (j, k) = delta^T a, for delta (m, j) and a (m, k).
+
+    Both are copied so that a tile reads neighbours: delta in groups of UNITS columns, and of more
+    than a few rows of a the panel that is worked on, WIDE vectors across. Tiles at the edges go by
+    way of ``room``.
     """
-    m, j = delta.shape
-    k = a.shape[1]
-    one, zero = delta.dtype.type(1), delta.dtype.type(0)
-    if j > 1 and k > 1:
-        gemm(address, True, False, j, k, m, one, delta, 0, j, a, 0, k, zero, product, 0, k)
-    else:
-        for row in range(m):
-            for column in range(j):
-                for unit in range(k):
-                    wide_product[column, unit] += np.float64(delta[row, column]) * a[row, unit]
-        product[:] = wide_product
-    for row in range(m):
-        for column in range(j):
-            wide_sum[column] += delta[row, column]
-    column_sum[:] = wide_sum
+    (m, n_out), n_in = delta.shape, a.shape[1]
+    delta, a, product = delta.reshape(-1), a.reshape(-1), product.reshape(-1)
+    lanes, tall = lane_count(delta[0]), len(UNITS)
+    panel, line = len(WIDE) * lanes, LINE // delta.itemsize
+    groups = (n_out + tall - 1) // tall
+    # An odd number of lines: a power of two would put all groups into a few sets of the cache.
+    group_step = ((m * tall + line - 1) // line | 1) * line
+    memory = np.zeros((m + tall) * panel + groups * group_step + line, delta.dtype)
+    memory = memory[-memory.ctypes.data % LINE // memory.itemsize :]  # no vector straddles lines
+    columns, room = memory[: m * panel], memory[m * panel :]
+    units = room[tall * panel :]
+    unit_rows, column_rows = np.empty(m, np.int32), np.empty((2, m), np.int32)
+    for x in range(m):
+        unit_rows[x], column_rows[0, x], column_rows[1, x] = x * tall, x * panel, x * n_in
+        row, to = x * n_out, x * tall
+        for _ in range(n_out // tall):
+            for j in range(tall):
+                put(units, to + j, get(delta, row + j))
+            row, to = row + tall, to + group_step
+        for j in range(n_out % tall):
+            put(units, to + j, get(delta, row + j))
+    for k in range(thread * panel, n_in, threads * panel):
+        n = min(panel, n_in - k)
+        source, source0, source_rows = a, k, column_rows[1]
+        if n < panel or m > IN_PLACE:
+            source, source0, source_rows = columns, 0, column_rows[0]
+            for x in range(m):
+                _copy(a, x * n_in + k, n, columns, x * panel)
+        for group in range(groups):
+            j, at = group * tall, group * group_step
+            rows, to = min(tall, n_out - j), j * n_in + k
+            if n == panel and rows == tall:
+                _tile(WIDE, m, units, at, unit_rows, source, source0, source_rows,
+                      product, to, n_in)  # fmt: skip
+            elif n == panel:
+                _tile(WIDE, m, units, at, unit_rows, source, source0, source_rows,
+                      room, 0, panel)  # fmt: skip
+                for i in range(rows):
+                    _copy(room, i * panel, n, product, to + i * n_in)
+            else:
+                for c in range(0, n, lanes):
+                    _tile(ONE, m, units, at, unit_rows, columns, c, source_rows, room, 0, lanes)
+                    for i in range(rows):
+                        _copy(room, i * lanes, min(lanes, n - c), product, to + i * n_in + c)
+
+
+@_cached_jit
+def column_sum(delta, out):
+    """out (j,) = sum_x delta, for delta (m, j), added up in float64."""
+    wide = np.zeros(delta.shape[1])
+    for x in range(delta.shape[0]):
+        for j in range(delta.shape[1]):
+            wide[j] += delta[x, j]
+    out[:] = wide
+
+
+@_cached_jit
+def matrix_vector(delta, a, product):
+    """product (j, k) = delta^T a where j or k is 1, added up in float64."""
+    wide = np.zeros(product.shape)
+    for x in range(delta.shape[0]):
+        for j in range(delta.shape[1]):
+            for k in range(a.shape[1]):
+                wide[j, k] += np.float64(delta[x, j]) * a[x, k]
+    product[:] = wide

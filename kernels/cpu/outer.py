@@ -1,19 +1,24 @@
 """BP4 and BP3 summed over a mini-batch: sum_x delta a^T and sum_x delta.
 
-The plain twin is ``delta.T @ a, delta.sum(axis=0)``. The product is BLAS's. The column sums are
-taken in one pass over delta while it is in cache, and in float64: the sum of many rows one after
-another would lose digits that NumPy's pairwise sum keeps, and in float64 it costs nothing, because
-the pass waits for memory. A product with a single column is such a sum too, and is done alike.
+The plain twin is ``delta.T @ a, delta.sum(axis=0)``. The product is the tile that training uses, on
+panels of a, each packed once and then read from cache by all units; threads share the panels. The
+column sums are taken in one pass over delta in float64: the sum of many rows one after another
+would lose digits, and the pass waits for memory anyway. A product with a single row or column is
+such a sum too, and is done alike.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gpubp.kernels.cpu.gemm import gemm_address
 from gpubp.kernels.cpu.generated import load_compiled
+from gpubp.kernels.cpu.stepper import threads_at_hand
+
+_SHARED = 5e7  # products from which starting threads pays: half a millisecond
 
 
 def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
@@ -23,11 +28,17 @@ def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
         raise ValueError(f"delta {delta.shape} and a {a.shape} must be 2-D with equal rows")
     if delta.dtype != a.dtype or delta.dtype not in (np.float32, np.float64):
         raise TypeError(f"delta {delta.dtype} and a {a.dtype} must both be float32 or float64")
-    shape = delta.shape[1], a.shape[1]
-    product, column_sum = np.zeros(shape, delta.dtype), np.zeros(shape[0], delta.dtype)
-    if delta.size and a.size:
-        load_compiled("contiguous").outer_sum(
-            gemm_address(delta.dtype.name), delta, a, product, column_sum,
-            np.zeros(shape if 1 in shape else (0, 0)), np.zeros(shape[0]),
-        )  # fmt: skip
+    (m, j), k = delta.shape, a.shape[1]
+    product, column_sum = np.empty((j, k), delta.dtype), np.empty(j, delta.dtype)
+    compiled = load_compiled("contiguous")
+    compiled.column_sum(delta, column_sum)
+    if 1 in (j, k):
+        compiled.matrix_vector(delta, a, product)
+    elif m * j * k < _SHARED:
+        compiled.outer_sum(0, 1, delta, a, product)
+    else:
+        threads = threads_at_hand()
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(partial(compiled.outer_sum, delta=delta, a=a, product=product),
+                          range(threads), [threads] * threads))  # fmt: skip
     return product, column_sum

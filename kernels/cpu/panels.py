@@ -64,17 +64,20 @@ def _product(rows, block, wide, down, vectors, a, a0, a_list, b, b0, b_list, fir
              c, c0, alpha):  # fmt: skip
     """C += alpha sum_e A_e B_e over the list from ``first`` on, for the first vectors of a panel"""
     lanes = lane_count(alpha)
-    b_step, c_step = (len(block) * lanes, lanes) if down else (lanes, len(block) * lanes)
+    beside = len(block) * lanes
+    b_step, c_vector, c_step = (
+        (beside, lanes, len(wide) * lanes) if down else (lanes, beside, beside)
+    )
     for start in range(first, first + count, PART):
         terms = min(PART, first + count - start)
         if vectors == len(wide):
-            product_tile(rows, wide, block, wide, down, a, a0, a_list, start,
-                         b, b0, b_list, start, terms, c, c0, alpha)  # fmt: skip
+            product_tile(rows, wide, block, down, False, a, a0, a_list, start,
+                         b, b0, b_list, start, terms, c, c0, c_step, alpha)  # fmt: skip
         else:
             for j in range(vectors):
-                product_tile(rows, (None,), block, wide, down, a, a0, a_list, start,
+                product_tile(rows, (None,), block, down, False, a, a0, a_list, start,
                              b, b0 + j * b_step, b_list, start, terms,
-                             c, c0 + j * c_step, alpha)  # fmt: skip
+                             c, c0 + j * c_vector, c_step, alpha)  # fmt: skip
 
 
 @_jit

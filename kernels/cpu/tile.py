@@ -214,32 +214,31 @@ def update_tile(
 
 @intrinsic
 def product_tile(
-    typing: Any, rows: Any, vectors: Any, block: Any, wide: Any, down: Any,
+    typing: Any, rows: Any, vectors: Any, block: Any, down: Any, fresh: Any,
     a: Any, a0: Any, a_list: Any, a_first: Any, b: Any, b0: Any, b_list: Any, b_first: Any,
-    count: Any, c: Any, c0: Any, alpha: Any,
+    count: Any, c: Any, c0: Any, c_step: Any, alpha: Any,
 ) -> Any:  # fmt: skip
     """C[r, :] += alpha sum_e A_e[r] B_e[:]: the sum of ``count`` outer products, by two lists.
 
     A_e are ``rows`` numbers and B_e is ``vectors`` vectors; where they begin in a and b the lists
     say. Forward, BP2 and BP4 are all this sum; only what lies beside what differs. ``down`` the
-    examples (BP4), e is an example, A_e are neighbouring units of it, and C is in a panel of
-    weights, ``wide`` vectors across. Otherwise (forward, BP2) e is a unit, A_e are its values in a
-    block of ``block`` examples, and C is there too. ``rows`` to ``wide`` are tuples: their lengths
-    count.
+    examples (BP4), e is an example, A_e are neighbouring units of it, and the rows of C are
+    ``c_step`` apart. Otherwise (forward, BP2) e is a unit, A_e are its values in a block of
+    ``block`` examples, and C is there too, with ``c_step`` from vector to vector. ``rows`` to
+    ``block`` are tuples: their lengths count. ``fresh``: C = instead of C +=.
     """
-    sizes = rows, vectors, block, wide, down
-    rows, vectors, block, wide = len(rows), len(vectors), len(block), len(wide)
-    down = down.literal_value
+    sizes = rows, vectors, block, down, fresh
+    rows, vectors, block = len(rows), len(vectors), len(block)
+    down, fresh = down.literal_value, fresh.literal_value
     kind = vector(c.dtype)
     n = kind.n
     a_row, b_column = (1, block * n) if down else (n, n)
-    c_row, c_column = (wide * n, n) if down else (n, block * n)
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         a, a_list, b, b_list, c = (
             pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (5, 7, 9, 11, 14)
         )
-        count, alpha = args[13], args[16]
+        count, c_step, alpha = args[13], args[16], args[17]
         places = [(r, j) for r in range(rows) for j in range(vectors)]
         zero = ir.Constant(ir_type(kind), [0.0] * n)
         loop = _Loop(builder, count, [a_list, b_list] + [zero] * len(places))
@@ -255,12 +254,14 @@ def product_tile(
         sums = loop.close([_at(builder, a_at, 1), _at(builder, b_at, 1), *sums])[2:]
         alpha = splat_ir(builder, alpha, n)
         for (r, j), total in zip(places, sums, strict=True):
-            where = _at(builder, c, r * c_row + j * c_column)
-            new = multiply_add_ir(builder, kind, alpha, total, load_ir(builder, kind, where))
-            store_ir(builder, kind, new, where)
+            along, across = (r, j) if down else (j, r)
+            where = _at(builder, c, builder.mul(c_step, _int(along)))
+            where = _at(builder, where, across * n)
+            before = zero if fresh else load_ir(builder, kind, where)
+            store_ir(builder, kind, multiply_add_ir(builder, kind, alpha, total, before), where)
         return context.get_dummy_value()
 
     size, element = types.int64, c.dtype
     return types.void(
-        *sizes, a, size, a_list, size, b, size, b_list, size, size, c, size, element
+        *sizes, a, size, a_list, size, b, size, b_list, size, size, c, size, size, element
     ), lower  # fmt: skip

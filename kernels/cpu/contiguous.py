@@ -93,7 +93,7 @@ def outer_sum(thread, threads, delta, a, product):
     groups = (n_out + tall - 1) // tall
     # An odd number of lines: a power of two would put all groups into a few sets of the cache.
     group_step = ((m * tall + line - 1) // line | 1) * line
-    memory = np.zeros((m + tall) * panel + groups * group_step + line, delta.dtype)
+    memory = np.empty((m + tall) * panel + groups * group_step + line, delta.dtype)
     memory = memory[-memory.ctypes.data % LINE // memory.itemsize :]  # no vector straddles lines
     columns, room = memory[: m * panel], memory[m * panel :]
     units = room[tall * panel :]

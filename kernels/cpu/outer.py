@@ -9,8 +9,9 @@ such a sum too, and is done alike.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,17 @@ import numpy as np
 from gpubp.kernels.cpu.generated import load_compiled
 from gpubp.kernels.cpu.stepper import threads_at_hand
 
-_SHARED = 5e7  # products from which starting threads pays: half a millisecond
+_SHARED = 5e7  # products from which waking threads pays: half a millisecond
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for work: starting them takes longer than most products."""
+    return ThreadPoolExecutor(threads)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
@@ -38,7 +49,11 @@ def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
         compiled.outer_sum(0, 1, delta, a, product)
     else:
         threads = threads_at_hand()
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(partial(compiled.outer_sum, delta=delta, a=a, product=product),
-                          range(threads), [threads] * threads))  # fmt: skip
+        others = [
+            _pool(threads - 1).submit(compiled.outer_sum, thread, threads, delta, a, product)
+            for thread in range(1, threads)
+        ]
+        compiled.outer_sum(0, threads, delta, a, product)
+        for other in others:
+            other.result()
     return product, column_sum

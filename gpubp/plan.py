@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .activation import Activation, Softmax
@@ -26,7 +26,7 @@ class Plan:
     cost: Cost
     batch_size: int
     dtype: Any
-    rule: UpdateRule
+    rule: UpdateRule = field(default_factory=UpdateRule)
     precision: str | None = None
     threads: int | None = None
 

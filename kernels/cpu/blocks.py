@@ -106,7 +106,9 @@ _OUTPUT_SOFTMAX = """
         for j in range(blocks):
             inside, i = first_lanes(zero, n - j * lanes), row + j * step
             z, a, y = load(z_, i), load(a_, i), load(y_, i)
-            cost -= lane_sum_float64(select(inside, y * (z - top - log_total), zero))
+            # 0 ln a_j is 0, also where a_j is 0 and z_j - top beyond the finite numbers.
+            wanted = inside & (y != zero)
+            cost -= lane_sum_float64(select(wanted, y * (z - top - log_total), zero))
             store(out_, i, select(inside, a * sum_y - y, zero))
     return cost
 """

@@ -278,6 +278,8 @@ class Fleet(Sequence[Network]):
             "momentum": momentum, "nesterov": nesterov, "l2": l2, "l1": l1, "shuffle": shuffle,
         }  # fmt: skip
         settings = {name: _each(name, value, len(self)) for name, value in given.items()}
+        if isinstance(callbacks, Iterable):
+            callbacks = list(callbacks)
         data = _Data(self._networks, x, y, validation, folds)
         threads = max(1, threads_at_hand() // len(self))
         runs = []
@@ -469,12 +471,12 @@ def _train(
         def stopping() -> bool:
             return bool(failures) or interrupted()
 
-        futures = [
-            pool.submit(work, queue, stopping)
-            for backend, queue in queues.items()
-            for _ in range(workers[backend])
-        ]
         try:
+            futures = [
+                pool.submit(work, queue, stopping)
+                for backend, queue in queues.items()
+                for _ in range(workers[backend])
+            ]
             while wait(futures, timeout=0.1).not_done:
                 pass  # here a second Ctrl-C would strike
             for future in futures:

@@ -177,7 +177,7 @@ class Run:
             self.training = _resumable(network, len(examples), batch_size, rule)
         else:
             self.training = Training(network, len(examples), batch_size, rule.momentum)
-        if self.unfinished:
+        if self.training.epoch < self.epochs:
             self.rate(self.training.step)  # a schedule that is wrong from the start is refused now
         self.stepper: Any = None
         self.pace = 1  # mini-batches in a piece; grows to _PIECE_SECONDS

@@ -7,6 +7,7 @@ and how long a piece is the clock decides, also between two runs of one network.
 from __future__ import annotations
 
 import csv
+import gc
 import math
 import os
 import signal
@@ -26,7 +27,7 @@ from sklearn.model_selection import KFold
 
 import gpubp
 from gpubp import fleet as fleet_module
-from gpubp.kernels.cpu import generated
+from gpubp.kernels.cpu import blocks, generated
 from gpubp.schedule import Cosine, OneCycle, ReduceOnPlateau, Step
 
 N = 203  # leaves a ragged last mini-batch
@@ -501,6 +502,38 @@ def test_threads_that_ask_for_a_kernel_get_one() -> None:
         thread.join()
     assert len(found) == 4
     assert len(set(map(id, found))) == 1
+
+
+def test_formulas_are_read_by_one_thread_at_a_time() -> None:
+    """Python before 3.11.8 fails with a SystemError if collecting garbage lets another read on."""
+    nested = "".join(f"({i} + z*" for i in range(60)) + "z" + ")" * 60
+    found: list[Any] = []
+
+    def read(thread: int) -> None:
+        try:
+            for i in range(15):
+                found.append(blocks._lanewise(f"{thread} + {i}*{nested}"))
+        except SystemError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=read, args=(i,)) for i in range(4)]
+    thresholds = gc.get_threshold()
+
+    def give_way(phase: str, info: Any) -> None:
+        time.sleep(1e-6)
+
+    gc.callbacks.append(give_way)
+    gc.set_threshold(100)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(give_way)
+    assert len(found) == 60
+    assert not [error for error in found if isinstance(error, SystemError)]
 
 
 # The result

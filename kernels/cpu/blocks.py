@@ -9,6 +9,7 @@ written as zeros, so that no later product sees them.
 from __future__ import annotations
 
 import ast
+import threading
 from functools import cache
 from typing import Any
 
@@ -114,6 +115,9 @@ _OUTPUT_SOFTMAX = """
 """
 
 
+_parsing = threading.Lock()
+
+
 class _Lanewise(ast.NodeTransformer):
     """Conditions on numbers as conditions on lanes: select, & | ~."""
 
@@ -135,7 +139,15 @@ class _Lanewise(ast.NodeTransformer):
 
 def lanewise(formula: Expression) -> str:
     """The formula as Python source on vectors, in the names of ``simd`` and ``vmath``."""
-    return ast.unparse(_Lanewise().visit(ast.parse(formula.to_python(), mode="eval")))
+    return _lanewise(formula.to_python())
+
+
+@cache
+def _lanewise(text: str) -> str:
+    # One at a time: before 3.11.8 Python counts the depth of all trees being built in one place,
+    # and stops with a SystemError when threads take turns (its issue 106905).
+    with _parsing:
+        return ast.unparse(_Lanewise().visit(ast.parse(text, mode="eval")))
 
 
 @cache

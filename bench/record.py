@@ -260,6 +260,27 @@ def epoch_table() -> str:
     return "\n".join([*lines, "", f"Data: {', '.join(data)}. {_where(rows)}"])
 
 
+def fleet_table() -> str:
+    """Seconds an epoch of all networks takes side by side and one after another."""
+    rows = newest("fleet")
+    cases, subjects = _grid(rows)
+    ours = "Fleet"
+    lines = [
+        f"| | {' | '.join(f'{case}, s an epoch' for case in cases)} |",
+        f"|---|{'---|' * len(cases)}",
+    ]
+    for subject in subjects:
+        cells = []
+        for found in cases.values():
+            seconds, low, high = (float(found[subject][name]) for name in ("median", "low", "high"))
+            times = seconds / float(found[ours]["median"])
+            cell = f"{seconds:.2f} ({low:.2f} to {high:.2f})"
+            cells.append(cell if subject == ours else f"{cell}, {times:.2f}x")
+        lines.append(f"| {subject} | {' | '.join(cells)} |")
+    notes = sorted({row["note"] for row in rows})
+    return "\n".join([*lines, "", f"{', '.join(notes)}. {_where(rows)}"])
+
+
 def gpu_table() -> str:
     """Microseconds a training step on a GPU, and how many times gpubp's that is."""
     rows = newest("gpu")
@@ -289,6 +310,7 @@ def gpu_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy_table,
     "epoch": epoch_table,
+    "fleet": fleet_table,
     "gpu": gpu_table,
     "kernels": kernels_table,
     "scaling": scaling_table,

@@ -21,6 +21,7 @@ from .callbacks import Callback, EarlyStopping
 from .checkpoint import load
 from .cost import Cost, define_cost
 from .errors import BackendUnavailable, DataFormatError, DeviceMemoryError, DivergenceError
+from .fleet import Fleet, FleetResult, FleetRow
 from .history import Epoch, History
 from .network import Evaluation, Network
 
@@ -41,6 +42,9 @@ __all__ = [
     "EarlyStopping",
     "Epoch",
     "Evaluation",
+    "Fleet",
+    "FleetResult",
+    "FleetRow",
     "Gradients",
     "History",
     "Network",

@@ -28,7 +28,7 @@ from .tensorfile import read_tensors, write_tensors
 _FORMAT = "gpubp-1"
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _COUNTERS = ("examples", "batch_size", "momentum", "epochs", "epoch", "step", "cost_sum",
-             "seconds", "stopped")  # fmt: skip
+             "seconds", "best_after", "stopped")  # fmt: skip
 
 
 def _activation_to_json(activation: Activation | Softmax) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Any
 
 from .activation import Activation, Softmax
@@ -16,7 +17,8 @@ class Plan:
 
     ``sizes`` are (n_1, ..., n_L); ``activations`` one a layer with weights; ``batch_size`` the
     rows of a full mini-batch; ``dtype`` "float32" or "float64"; ``precision`` the arithmetic of
-    products where a backend offers a choice, else ``None``.
+    products where a backend offers a choice, else ``None``; ``threads`` the processors' threads it
+    may use at most, ``None`` for all at hand. It decides on speed alone, never on bits.
     """
 
     sizes: tuple[int, ...]
@@ -24,5 +26,18 @@ class Plan:
     cost: Cost
     batch_size: int
     dtype: Any
-    rule: UpdateRule
+    rule: UpdateRule = field(default_factory=UpdateRule)
     precision: str | None = None
+    threads: int | None = None
+
+
+def threads_at_hand() -> int:
+    """The threads to use: ``$GPUBP_NUM_THREADS``, else the processors this process may run on."""
+    given = os.environ.get("GPUBP_NUM_THREADS")
+    if given is None:
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"GPUBP_NUM_THREADS={given!r} must be an integer of at least 1")
+    return int(given)

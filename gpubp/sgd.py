@@ -21,17 +21,18 @@ import numpy as np
 
 from .arrays import as_input, check_count, module_of
 from .backprop import feedforward
-from .callbacks import Callback, as_callbacks
+from .callbacks import as_callbacks
 from .errors import DivergenceError
 from .history import Epoch, History
 from .optimiser import UpdateRule
 from .plan import Plan
-from .schedule import Schedule, as_schedule
+from .schedule import as_schedule
 
 if TYPE_CHECKING:
     from .network import Network
 
 _PIECE_SECONDS = 0.1  # between two looks at the cost, the callbacks and Ctrl-C
+_SAVE_SECONDS = 5.0  # between two checkpoints, at least
 
 Shuffle = bool | Callable[[np.random.Generator, int], Any]
 
@@ -42,8 +43,9 @@ class Training:
 
     ``epoch`` and ``step`` count from 0 and name the next mini-batch; ``order_state`` is the
     generator's state from which this epoch's order was drawn; ``cost_sum`` and ``seconds`` add up
-    this epoch's finished mini-batches. ``best`` are the flat weights that early stopping remembers;
-    once they have been restored, ``last`` are those that training ended with and resumes from.
+    this epoch's finished mini-batches. ``best`` are the flat weights that early stopping remembers
+    and ``best_after`` how many epochs had been trained then; once they have been restored, ``last``
+    are those that training ended with and resumes from.
     """
 
     network: Network
@@ -58,6 +60,7 @@ class Training:
     order_state: dict[str, Any] | None = None
     history: History = field(default_factory=History)
     best: Any = None
+    best_after: int = 0
     last: Any = None
     stopped: bool = False
 
@@ -81,10 +84,11 @@ class Training:
     def remember_best(self) -> None:
         """Keep the present weights as those to restore when training ends."""
         self.best = self.network.parameters.flat.copy()
+        self.best_after = len(self.history)
 
 
 @contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Ctrl-C sets a flag that the loop polls at step boundaries; a second one acts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # Python delivers signals to the main thread only
@@ -121,23 +125,105 @@ def _draw_order(shuffle: Shuffle, rng: np.random.Generator, n: int) -> Any:
     return order.astype(np.int64)
 
 
-class _Loop:
-    """One call of fit: the stepper, the pace and the bookkeeping around ``Training``."""
+@dataclass(frozen=True)
+class Examples:
+    """Checked x (n, n_1) and y, or of them the examples that ``rows`` names, in that order."""
+
+    x: Any
+    y: Any
+    rows: Any = None
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0]) if self.rows is None else len(self.rows)
+
+
+class Run:
+    """One network's call of fit, to be driven an epoch at a time.
+
+    Making it checks everything and changes nothing. Then ``begin``; ``epoch`` while ``unfinished``;
+    ``finish``. Whatever is raised in between, the network stands at a step boundary and carries the
+    run, to be resumed. ``threads`` are at most those that it may compute with; the keywords are
+    those of :meth:`gpubp.Network.fit`.
+    """
 
     def __init__(
-        self, training: Training, plan: Plan, x: Any, y: Any, schedule: Schedule,
-        callbacks: Sequence[Callback], validation: Any, checkpoint: Any, bar: Any,
+        self, network: Network, examples: Examples, validation: Examples | None, *,
+        epochs: int, batch_size: int, learning_rate: Any, momentum: float, nesterov: bool,
+        l2: float, l1: float, shuffle: Shuffle, callbacks: Sequence[Any], resume: bool,
+        threads: int | None = None,
     ) -> None:  # fmt: skip
-        self.training, self.plan, self.x, self.schedule = training, plan, x, schedule
-        self.callbacks = callbacks
-        self.checkpoint, self.bar = checkpoint, bar
-        self.network = training.network
-        self.parameters = self.network.parameters
-        backend = self.network.backend
-        self.stepper = backend.kernels.Stepper(plan, self.parameters, x, y)
-        self.validation = validation and [backend.near(part) for part in validation]
+        self.epochs = check_count(epochs, "epochs", least=0)
+        batch_size = check_count(batch_size, "batch_size")
+        rule = UpdateRule(momentum, bool(nesterov), l2, l1)
+        self.schedule = as_schedule(learning_rate)
+        if batch_size > len(examples):
+            raise ValueError(
+                f"batch_size={batch_size} is larger than the {len(examples)} examples in x"
+            )
+        if not (isinstance(shuffle, bool) or callable(shuffle)):
+            raise TypeError(f"shuffle={shuffle!r} must be True, False or a callable of (rng, n)")
+        self.callbacks = as_callbacks(callbacks)
+        self.schedule.check(validation is not None)
+        for callback in self.callbacks:
+            callback.check(validation is not None)
+        self.network, self.parameters = network, network.parameters
+        self.examples, self.validation, self.shuffle = examples, validation, shuffle
+        self.plan = Plan(
+            network.sizes, network.activations, network.cost, batch_size, network.dtype, rule,
+            network.precision, threads,
+        )  # fmt: skip
+        self.resume = resume
+        if resume:
+            self.training = _resumable(network, len(examples), batch_size, rule)
+        else:
+            self.training = Training(network, len(examples), batch_size, rule.momentum)
+        if self.training.epoch < self.epochs:
+            self.rate(self.training.step)  # a schedule that is wrong from the start is refused now
+        self.stepper: Any = None
         self.pace = 1  # mini-batches in a piece; grows to _PIECE_SECONDS
-        self.saved = time.monotonic()
+
+    @property
+    def unfinished(self) -> bool:
+        return self.training.epoch < self.epochs and not self.training.stopped
+
+    def prepare(self) -> None:
+        """Make the stepper, with its buffers, unless it is there."""
+        if self.stepper is None:
+            kernels, examples = self.network.backend.kernels, self.examples
+            self.stepper = kernels.Stepper(self.plan, self.parameters, examples.x, examples.y)
+
+    def rest(self) -> None:
+        """Give the stepper's memory back until the next epoch."""
+        self.stepper = None
+
+    def begin(self) -> None:
+        """Make this run the network's training: new, or the one that it carried, as it stood."""
+        t, network = self.training, self.network
+        t.epochs, t.stopped = self.epochs, False
+        if self.resume:
+            if t.order_state is not None:  # inside an epoch: draw its order once more
+                network.rng.bit_generator.state = t.order_state
+            if t.last is not None:
+                self.parameters.flat[...], t.last = t.last, None
+            if not any(callback.remembers_best for callback in self.callbacks):
+                t.best = None
+            for callback in self.callbacks:
+                callback.on_resume(t)
+        else:
+            moving, zeros_like = self.plan.rule.momentum, network.backend.xp.zeros_like
+            self.parameters.velocity = zeros_like(self.parameters.flat) if moving else None
+        network.training = t
+
+    def finish(self) -> None:
+        """Restore the best weights, where early stopping remembers them."""
+        t = self.training
+        if t.best is not None:
+            t.last = self.parameters.flat.copy()
+            self.parameters.flat[...] = t.best
+
+    def _take(self, array: Any, rows: Any) -> Any:
+        """Rows of x or y, wherever they lie."""
+        return array[module_of(self.network.backend.xp, array).asarray(rows)]
 
     def _finite(self) -> bool:
         return bool(self.network.backend.xp.isfinite(self.parameters.flat).all())
@@ -168,9 +254,18 @@ class _Loop:
         change = -(-(t.step * per_epoch // t.steps + 1) * t.steps // per_epoch)
         return min(self.pace, change - t.step, t.steps - t.step)
 
-    def epoch(self, order: Any, interrupted: Callable[[], bool]) -> None:
+    def _order(self) -> Any:
+        """The examples of the present epoch in the order drawn, as rows of x."""
+        t, rng, rows = self.training, self.network.rng, self.examples.rows
+        if t.order_state is None:
+            t.order_state = dict(rng.bit_generator.state)
+        order = _draw_order(self.shuffle, rng, t.examples)
+        return order if rows is None else rows[order]
+
+    def epoch(self, interrupted: Callable[[], bool], bar: Bar) -> None:
         """The rest of the present epoch, then its row of the history."""
-        t, m = self.training, self.plan.batch_size
+        self.prepare()
+        t, m, order = self.training, self.plan.batch_size, self._order()
         while t.step < t.steps:
             count, rate = self._count(), self.rate(t.step)
             piece = order[t.step * m : (t.step + count) * m]
@@ -196,12 +291,15 @@ class _Loop:
                 self.pace = max(1, self.pace // 2)
             for callback in self.callbacks:
                 callback.on_interval(t)
-            self.bar.advance(t, len(piece))
+            bar.advance(t, len(piece))
             if interrupted() and t.step < t.steps:
                 raise KeyboardInterrupt
         evaluation, rate = None, self.rate(t.steps - 1)
         if self.validation is not None:
-            evaluation = self.network.evaluate_checked(*self.validation)
+            x, y, rows = self.validation.x, self.validation.y, self.validation.rows
+            if rows is not None:
+                x, y = self._take(x, rows), self._take(y, rows)
+            evaluation = self.network.evaluate_checked(x, y)
         t.history.append(
             Epoch(
                 t.epoch, t.cost_sum / t.examples, t.seconds, rate,
@@ -213,14 +311,9 @@ class _Loop:
         t.order_state = None
         for callback in self.callbacks:
             callback.on_epoch(t)
-        self.bar.end_of_epoch(t)
-
-    def save(self, least_seconds: float = 0.0) -> None:
-        """Write the checkpoint that was asked for, unless one was written so recently."""
-        if self.checkpoint is None or time.monotonic() - self.saved < least_seconds:
-            return
-        self.network.save(self.checkpoint)
-        self.saved = time.monotonic()
+        bar.end_of_epoch(t)
+        if interrupted():
+            raise KeyboardInterrupt
 
     def _diverged(self, snapshot: tuple[Any, Any], order: Any, count: int, rate: float) -> None:
         """Replay the piece step by step to the one that failed; keep the weights before it."""
@@ -239,10 +332,10 @@ class _Loop:
             t.step = step
             if not math.isfinite(cost):
                 with np.errstate(all="ignore"):  # the overflow is what is being looked for
-                    x = self.x[module_of(xp, self.x).asarray(rows)]
+                    x = as_input(xp, self._take(self.examples.x, rows), self.plan.dtype)
                     z, a = feedforward(
                         xp, self.parameters.weights, self.parameters.biases,
-                        self.plan.activations, as_input(xp, x, self.plan.dtype),
+                        self.plan.activations, x,
                     )  # fmt: skip
                     finite = [
                         bool(xp.isfinite(zl).all() and xp.isfinite(al).all())
@@ -256,30 +349,56 @@ class _Loop:
         )
 
 
-class _Bar:
-    """The progress bar: cost, accuracy, examples a second and time left; or silence."""
+class Bar:
+    """A progress bar over one run or several: what the last one's cost and accuracy are, examples a
+    second and time left; or silence. Several threads may advance it."""
 
-    def __init__(self, progress: bool | None, t: Training) -> None:
+    def __init__(self, progress: bool | None, trainings: Sequence[Training]) -> None:
         self._bar: Any = None
+        self._trainings = trainings
+        self._lock = threading.Lock()
         if progress is False or (progress is None and not sys.stderr.isatty()):
             return
         from tqdm import tqdm
 
-        done = t.epoch * t.examples + min(t.step * t.batch_size, t.examples)
+        done = sum(t.epoch * t.examples + min(t.step * t.batch_size, t.examples) for t in trainings)
         self._bar = tqdm(
-            total=t.epochs * t.examples, initial=done, unit=" examples", unit_scale=True,
-            desc=f"epoch {t.epoch + 1}/{t.epochs}", file=sys.stderr, dynamic_ncols=True,
+            total=sum(t.epochs * t.examples for t in trainings), initial=done,
+            unit=" examples", unit_scale=True, desc=self._where(), file=sys.stderr,
+            dynamic_ncols=True,
         )  # fmt: skip
+
+    def _where(self) -> str:
+        epochs = [f"{min(t.epoch + 1, t.epochs)}/{t.epochs}" for t in self._trainings]
+        if len(epochs) == 1:
+            return f"epoch {epochs[0]}"
+        done = sum(t.stopped or t.epoch >= t.epochs for t in self._trainings)
+        return f"{done} of {len(epochs)} networks"
 
     def advance(self, t: Training, examples: int) -> None:
         if self._bar is not None:
-            self._show(t)
-            self._bar.update(examples)
+            with self._lock:
+                self._show(t)
+                self._bar.update(examples)
 
     def end_of_epoch(self, t: Training) -> None:
         if self._bar is not None:
-            self._bar.set_description(f"epoch {min(t.epoch + 1, t.epochs)}/{t.epochs}")
-            self._show(t)
+            with self._lock:
+                if t.stopped:
+                    self._leave_out(t)
+                self._bar.set_description(self._where())
+                self._show(t)
+
+    def give_up(self, t: Training) -> None:
+        """Expect no more of this run."""
+        if self._bar is not None:
+            with self._lock:
+                self._leave_out(t)
+
+    def _leave_out(self, t: Training) -> None:
+        """What will not come is taken off the total."""
+        done = min(t.step * t.batch_size, t.examples)
+        self._bar.total -= (t.epochs - t.epoch) * t.examples - done
 
     def _show(self, t: Training) -> None:
         shown = {"cost": f"{t.cost:.4f}"}
@@ -293,83 +412,46 @@ class _Bar:
 
 
 def fit(
-    network: Network, x: Any, y: Any, *, epochs: int, batch_size: int, learning_rate: Any,
-    momentum: float, nesterov: bool, l2: float, l1: float, shuffle: Shuffle, validation: Any,
-    callbacks: Sequence[Any], progress: bool | None, checkpoint: Any, resume: bool,
+    network: Network, x: Any, y: Any, *, validation: Any, progress: bool | None, checkpoint: Any,
+    **settings: Any,
 ) -> History:  # fmt: skip
     """Mini-batch SGD; the arguments are those of :meth:`gpubp.Network.fit`."""
-    backend, dtype, sizes = network.backend, network.dtype, network.sizes
-    epochs = check_count(epochs, "epochs", least=0)
-    batch_size = check_count(batch_size, "batch_size")
-    rule = UpdateRule(momentum, bool(nesterov), l2, l1)
-    schedule = as_schedule(learning_rate)
-    x, y = network.check_data(x, y)
-    if batch_size > x.shape[0]:
-        raise ValueError(f"batch_size={batch_size} is larger than the {x.shape[0]} examples in x")
-    if not (isinstance(shuffle, bool) or callable(shuffle)):
-        raise TypeError(f"shuffle={shuffle!r} must be True, False or a callable of (rng, n)")
-    if validation is not None:
-        validation = _check_validation(network, validation)
-    hooks = as_callbacks(callbacks)
-    schedule.check(validation is not None)
-    for hook in hooks:
-        hook.check(validation is not None)
-
-    parameters = network.parameters
-    if resume:
-        training = _resumed(network, x.shape[0], batch_size, rule)
-    else:
-        training = Training(network, x.shape[0], batch_size, rule.momentum)
-    training.epochs, training.stopped = epochs, False
-    plan = Plan(
-        sizes, network.activations, network.cost, batch_size, dtype, rule, network.precision
-    )
-    loop = _Loop(
-        training, plan, x, y, schedule, hooks, validation, checkpoint, _Bar(progress, training)
-    )
-    if training.epoch < epochs:
-        loop.rate(training.step)  # what is wrong with the schedule is said before anything changes
-    if resume:
-        if training.last is not None:
-            parameters.flat[...], training.last = training.last, None
-        if not any(hook.remembers_best for hook in hooks):
-            training.best = None
-        for hook in hooks:
-            hook.on_resume(training)
-    else:
-        parameters.velocity = backend.xp.zeros_like(parameters.flat) if rule.momentum else None
-    network.training = training
+    examples = Examples(*network.check_data(x, y))
+    run = Run(network, examples, check_validation(network, validation), **settings)
+    run.prepare()  # what cannot be had for it is said before anything changes
+    run.begin()
+    bar, saved = Bar(progress, [run.training]), time.monotonic()
     try:
-        with _deferred_interrupt() as interrupted:
-            while training.epoch < epochs and not training.stopped:
-                if training.order_state is None:
-                    training.order_state = dict(network.rng.bit_generator.state)
-                order = _draw_order(shuffle, network.rng, x.shape[0])
-                loop.epoch(order, interrupted)
-                if interrupted():
-                    raise KeyboardInterrupt
-                loop.save(least_seconds=5.0)
+        with deferred_interrupt() as interrupted:
+            while run.unfinished:
+                run.epoch(interrupted, bar)
+                if checkpoint is not None and time.monotonic() - saved >= _SAVE_SECONDS:
+                    network.save(checkpoint)
+                    saved = time.monotonic()
     except BaseException:
-        loop.save()  # whatever happened, the run stands at a step boundary
+        if checkpoint is not None:
+            network.save(checkpoint)  # whatever happened, the run stands at a step boundary
         raise
     finally:
-        loop.bar.close()
-    if training.best is not None:
-        training.last = parameters.flat.copy()
-        parameters.flat[...] = training.best
-    loop.save()
-    return training.history
+        bar.close()
+    run.finish()
+    if checkpoint is not None:
+        network.save(checkpoint)
+    return run.training.history
 
 
-def _check_validation(network: Network, validation: Any) -> tuple[Any, Any]:
+def check_validation(network: Network, validation: Any) -> Examples | None:
+    """The pair (x, y), if there is one, checked and where it is used again and again."""
+    if validation is None:
+        return None
     try:
         x, y = validation
     except (TypeError, ValueError):
         raise ValueError("validation must be a pair (x, y)") from None
-    return network.check_data(x, y, "validation ")
+    return Examples(*map(network.backend.near, network.check_data(x, y, "validation ")))
 
 
-def _resumed(network: Network, examples: int, batch_size: int, rule: UpdateRule) -> Training:
+def _resumable(network: Network, examples: int, batch_size: int, rule: UpdateRule) -> Training:
     """The network's interrupted run, after checking that this call continues the same one."""
     training = network.training
     if training is None:
@@ -387,6 +469,4 @@ def _resumed(network: Network, examples: int, batch_size: int, rule: UpdateRule)
                 f"resume=True continues a run with {name} {then}, not {now}: pass the same, or "
                 "leave resume out to start a new run from these weights"
             )
-    if training.order_state is not None:  # inside an epoch: draw its order once more
-        network.rng.bit_generator.state = training.order_state
     return training

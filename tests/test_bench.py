@@ -40,6 +40,9 @@ def fake_rows(record: ModuleType) -> list[object]:
     return [
         row("gpu", "S", "gpubp cuda", "step", "us", 10, 9, 11, 3, "MNIST"),
         row("gpu", "S", "PyTorch eager", "step", "us", 300, 290, 310, 3, "MNIST"),
+        row("fleet", "64 x S", "Fleet", "epoch", "s", 2, 1.9, 2.2, 5, "2 threads at hand; MNIST"),
+        row("fleet", "64 x S", "one after another", "epoch", "s", 3, 2.9, 3.2, 5,
+            "2 threads at hand; MNIST"),
         row("accuracy", "a net", "gpubp cpu", "best", "%", 95.5, 95.25, 95.75, 3, "95%; 1, 2, 3"),
         row("kernels", "outer", "gpubp cpu, 1 thread", "rate", "GFLOP/s", 75, 70, 80, 5, "1.0 x"),
         row("kernels", "outer", "ceiling, 1 thread", "rate", "GFLOP/s", 150, 140, 160, 5, "1.0 x"),
@@ -69,6 +72,8 @@ def test_tables_are_made_of_the_rows(record: ModuleType, tmp_path: Path) -> None
     assert text.index("| quick | 2.25 |") < text.index("| slow | 20.50 |")
     assert "95.75%" in text
     assert "| PyTorch eager | 300 (30.0x) |" in text
+    assert "| Fleet | 2.00 (1.90 to 2.20) |" in text
+    assert "| one after another | 3.00 (2.90 to 3.20), 1.50x |" in text
     assert "commit 0123abc" in text
     record.write_readme(readme)
     assert readme.read_text() == text
@@ -125,7 +130,9 @@ def test_recorded_results_can_be_judged() -> None:
         assert all(row[name] for name in COLUMNS[:9]), f"line {line}"
 
 
-@pytest.mark.parametrize("script", ["epoch", "gpu", "kernels", "scaling", "time_to_accuracy"])
+@pytest.mark.parametrize(
+    "script", ["epoch", "fleet", "gpu", "kernels", "scaling", "time_to_accuracy"]
+)
 def test_script_says_what_it_answers(script: str) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCH / f"{script}.py"), "--help"],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+import gpubp
 from gpubp.activation import get_activations
 from gpubp.cost import get_cost
 from gpubp.kernels import reference
@@ -180,6 +181,54 @@ def test_the_rule_that_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUBP_ENGINE", "pannels")
     with pytest.raises(ValueError, match="unknown GPUBP_ENGINE 'pannels': did you mean 'panels'"):
         chosen((16, 8, 2), 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("x", ["uint8", "float", "sparse"])
+@pytest.mark.parametrize("y", ["labels", "targets", "unit vectors"])
+@pytest.mark.parametrize(
+    ("sizes", "activation", "cost"),
+    [((70, 1), "sigmoid", "cross_entropy"), ((17, 33, 3), "tanh", "huber"),
+     (BY_COLUMNS, ["relu", "gelu", "softmax"], "log_likelihood"),
+     ((5, 4, 17), ["sigmoid", "identity"], "quadratic")],
+)  # fmt: skip
+def test_score_is_the_references(
+    sizes: tuple[int, ...], activation: Any, cost: str, y: str, x: str, dtype: str
+) -> None:
+    """Cost and accuracy of 1, a block, a full batch and more, by the CPU's own forward pass."""
+    _, parameters, inputs, labels = case(sizes, 1, dtype, activation, cost, x=x)
+    inputs, labels = np.tile(inputs, (3, 1)), np.tile(labels, 3)
+    if x == "sparse":
+        inputs = scipy.sparse.csr_array(inputs)
+    rng = np.random.default_rng(3)
+    targets: Any = rng.random((len(labels), sizes[-1])) if y == "targets" else labels
+    if y == "unit vectors":
+        targets = np.eye(sizes[-1])[labels] if sizes[-1] > 1 else rng.integers(0, 2, (3 * N, 1))
+    ours, reference = (
+        gpubp.Network(sizes, activation=activation, cost=cost, dtype=dtype, backend=backend, rng=0)
+        for backend in ("cpu", "reference")
+    )
+    for net in (ours, reference):
+        net.parameters.flat[:] = parameters.flat
+    for n in (1, 4, 131, 256, 257, 3 * N):
+        found, right = (net.evaluate(inputs[:n], targets[:n]) for net in (ours, reference))
+        assert abs(found.cost - right.cost) <= 4 * np.finfo(dtype).eps * abs(right.cost)
+        assert found.accuracy == right.accuracy
+
+
+def test_score_of_outputs_that_are_equal_or_not_numbers() -> None:
+    """The class is the first of the largest outputs, and NaN counts as the largest."""
+    outputs = np.array([[1, 2, 2], [3, 3, 1], [0, 0, 0], [np.nan, 5, 1], [7, np.nan, np.nan]])
+    ours, reference = (
+        gpubp.Network([3, 3], activation="identity", backend=backend, rng=0, dtype="float64")
+        for backend in ("cpu", "reference")
+    )
+    for net in (ours, reference):
+        net.weights[0] = np.zeros((3, 3))
+        for row in outputs:
+            net.biases[0] = row
+            right = [net.evaluate(np.ones((1, 3)), [label]).accuracy for label in range(3)]
+            assert right == [float(label == np.argmax(row)) for label in range(3)]
 
 
 @pytest.mark.parametrize("make", [TiledStepper, PanelStepper])

@@ -452,6 +452,14 @@ def test_training_in_a_thread() -> None:
     np.testing.assert_array_equal(flat(one), flat(two))
 
 
+def test_ctrl_c_in_the_last_piece_is_raised_too() -> None:
+    x, y = blobs()
+    net = network()
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(x, y, **FIT, callbacks=[Interrupt(3, 21)])
+    assert len(net.history) == 4
+
+
 def test_ctrl_c_is_answered_within_two_seconds() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.random((20000, 300), np.float32), rng.integers(0, 10, 20000)

@@ -2,6 +2,7 @@
 
 from gpubp.kernels.cpu.hadamard import hadamard_sigma_prime
 from gpubp.kernels.cpu.outer import outer_sum
+from gpubp.kernels.cpu.paneled import score
 from gpubp.kernels.cpu.stepper import Stepper
 
-__all__ = ["Stepper", "hadamard_sigma_prime", "outer_sum"]
+__all__ = ["Stepper", "hadamard_sigma_prime", "outer_sum", "score"]

@@ -9,6 +9,7 @@ written as zeros, so that no later product sees them.
 from __future__ import annotations
 
 import ast
+import threading
 from functools import cache
 from typing import Any
 
@@ -106,10 +107,15 @@ _OUTPUT_SOFTMAX = """
         for j in range(blocks):
             inside, i = first_lanes(zero, n - j * lanes), row + j * step
             z, a, y = load(z_, i), load(a_, i), load(y_, i)
-            cost -= lane_sum_float64(select(inside, y * (z - top - log_total), zero))
+            # 0 ln a_j is 0, also where a_j is 0 and z_j - top beyond the finite numbers.
+            wanted = inside & (y != zero)
+            cost -= lane_sum_float64(select(wanted, y * (z - top - log_total), zero))
             store(out_, i, select(inside, a * sum_y - y, zero))
     return cost
 """
+
+
+_parsing = threading.Lock()
 
 
 class _Lanewise(ast.NodeTransformer):
@@ -134,7 +140,15 @@ class _Lanewise(ast.NodeTransformer):
 @cache
 def lanewise(formula: Expression) -> str:
     """The formula as Python source on vectors, in the names of ``simd`` and ``vmath``."""
-    return ast.unparse(_Lanewise().visit(ast.parse(formula.to_python(), mode="eval")))
+    return _lanewise(formula.to_python())
+
+
+@cache
+def _lanewise(text: str) -> str:
+    # One at a time: before 3.11.8 Python counts the depth of all trees being built in one place,
+    # and stops with a SystemError when threads take turns (its issue 106905).
+    with _parsing:
+        return ast.unparse(_Lanewise().visit(ast.parse(text, mode="eval")))
 
 
 @cache

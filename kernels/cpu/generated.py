@@ -13,6 +13,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ import platformdirs
 from gpubp.kernels.cpu import simd
 
 _HERE = Path(__file__).parent
+_loading = threading.RLock()
 
 
 def cache_folder() -> Path:
@@ -40,9 +42,17 @@ def _foundation() -> bytes:
     return digest.digest()
 
 
-@cache
 def load_generated(text: str) -> ModuleType:
-    """The module of this source, which says ``cache=True``."""
+    """The module of this source, which says ``cache=True``: one, however many threads ask for it.
+
+    Of two modules, one would be dropped, and with it the machine code whose address was taken.
+    """
+    with _loading:
+        return _load(text)
+
+
+@cache
+def _load(text: str) -> ModuleType:
     name = f"gpubp_{hashlib.sha256(_foundation() + text.encode()).hexdigest()[:24]}"
     path = cache_folder() / f"{name}.py"
     try:

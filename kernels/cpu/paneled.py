@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numba import types
 
+from gpubp.activation import Activation, Softmax
+from gpubp.cost import Cost
 from gpubp.kernels.cpu import simd
 from gpubp.kernels.cpu.generated import load_compiled
 from gpubp.kernels.cpu.threaded import ThreadedStepper, aligned
@@ -15,6 +18,7 @@ from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
 _LINE = 16  # int32 numbers to a cache line
+_SCORED = 256  # examples at once: as many share each look at the weights
 
 
 def _copy(array: Any) -> Any:
@@ -124,9 +128,34 @@ class PanelStepper(ThreadedStepper):
             )
         )  # fmt: skip
 
+    def score(self) -> tuple[float, int]:
+        """The summed cost of all examples, and how many are in the class of y, by one thread."""
+        number, own = np.dtype(self.plan.dtype).type, self._own[0]
+        flat, examples = self.parameters.flat, self.examples
+        self._engine.copy(True, self._shape[1], self._layers, flat, self._p, False)
+        total, right = self._engine.score(
+            *self._shape[:2], np.arange(examples), self.plan.batch_size, number(0.5),
+            self._x, self._values, self._starts, self._columns, self._scale,
+            self._labels, self._targets, self._layers, self._p,
+            own["a1"], self._a1_step, own["at"],
+            own["a_list"], own["b_list"], self._list_step, own["counts"],
+            own["masks"], self._rows_step, self._y, self._kernels,
+        )  # fmt: skip
+        return float(total), int(right)
+
     def _copy(self, inward: bool) -> None:
         self._engine.copy(inward, self._shape[1], self._layers, self.parameters.flat, self._p, True)
         if self.parameters.velocity is not None and self._v.size:
             self._engine.copy(
                 inward, self._shape[1], self._layers, self.parameters.velocity, self._v, False
             )
+
+
+def score(
+    parameters: Parameters, activations: Sequence[Activation | Softmax], cost: Cost, x: Any, y: Any
+) -> tuple[float, int]:
+    """(the sum of the examples' costs, how many are in the class of y), in one thread of one's own:
+    BLAS would start some, whose number changes the last bits."""
+    dtype = parameters.flat.dtype.name
+    plan = Plan(parameters.sizes, tuple(activations), cost, _SCORED, dtype)
+    return PanelStepper(plan, parameters, x, y).score()

@@ -18,23 +18,11 @@ from gpubp.kernels.cpu.paneled import PanelStepper
 from gpubp.kernels.cpu.threaded import ThreadedStepper
 from gpubp.kernels.cpu.tiled import TiledStepper
 from gpubp.parameters import Parameters
-from gpubp.plan import Plan
+from gpubp.plan import Plan, threads_at_hand
 
 ENGINES = ("tiled", "panels")
 _LARGE = 15e6  # operations a step from which the panels are faster
 _WORTH = 5e5  # operations a step from which a second thread may earn its barrier
-
-
-def threads_at_hand() -> int:
-    """The threads to use: ``$GPUBP_NUM_THREADS``, else the processors this process may run on."""
-    given = os.environ.get("GPUBP_NUM_THREADS")
-    if given is None:
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"GPUBP_NUM_THREADS={given!r} must be an integer of at least 1")
-    return int(given)
 
 
 def choose_engine(plan: Plan) -> tuple[str, int]:
@@ -65,11 +53,12 @@ class Stepper:
 
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
         self.engine, threads = choose_engine(plan)
+        at_most = plan.threads or threads_at_hand()
         self._stepper: ThreadedStepper
         if self.engine == "tiled":  # in as many parts on any machine, so that the bits are the same
-            self._stepper = TiledStepper(plan, parameters, x, y, threads, threads_at_hand())
+            self._stepper = TiledStepper(plan, parameters, x, y, threads, at_most)
         else:
-            self._stepper = PanelStepper(plan, parameters, x, y, threads)
+            self._stepper = PanelStepper(plan, parameters, x, y, min(threads, at_most))
 
     def run(self, order: Any, learning_rate: float) -> float:
         """Train on the examples of ``order``; the mean of their objective before each update."""

@@ -41,6 +41,7 @@ class ThreadedStepper(ABC):
         self, plan: Plan, parameters: Parameters, x: Any, y: Any, threads: int, dense_rows: int
     ) -> None:
         self.plan, self.parameters, self.threads = plan, parameters, threads
+        self.examples = x.shape[0]
         dtype = np.dtype(plan.dtype)
         none = np.zeros(0, np.int64)
         if hasattr(x, "indptr"):  # rows are written out, ``dense_rows`` at a time in all

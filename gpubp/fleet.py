@@ -1,0 +1,508 @@
+"""Many networks side by side: each trains by the one loop of :mod:`gpubp.sgd`, as if alone.
+
+The compiled Steppers let go of Python's interpreter lock, so on the CPU a network a processor core
+trains at full speed, without the barriers that several threads in one small network would need.
+What networks share is x and y, checked once and never copied; what differs is each one's own.
+
+A worker trains a network for about a second, so that its weights stay in the core's caches, and
+takes the next one in the queue. So all are about equally far at any time, and none is left to a
+single core at the end.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+
+from .arrays import as_array
+from .errors import DivergenceError
+from .history import History
+from .network import Network
+from .plan import threads_at_hand
+from .schedule import Schedule
+from .sgd import Bar, Examples, Run, Shuffle, check_validation, deferred_interrupt
+
+_TURN_SECONDS = 1.0  # a network trains before the next has its turn
+
+
+@dataclass(frozen=True)
+class FleetRow:
+    """One network of a fleet: what sets it apart, how far it came, and how good it is.
+
+    ``settings`` are those in which the fleet's networks differ. ``cost`` and the validation figures
+    belong to the weights that the network holds: to the best epoch's where early stopping restored
+    them. ``error`` is the :class:`~gpubp.DivergenceError` of one that diverged, else ``None``.
+    """
+
+    index: int
+    network: Network = field(repr=False)
+    settings: dict[str, Any]
+    epochs: int
+    cost: float | None
+    validation_cost: float | None
+    validation_accuracy: float | None
+    seconds: float
+    status: str
+    error: DivergenceError | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but network and error, as a plain dictionary."""
+        plain = (bool, int, float, str, list)
+        own = {k: v if isinstance(v, plain) else _shown(v) for k, v in self.settings.items()}
+        return {
+            "network": self.index, **own, "epochs": self.epochs, "cost": self.cost,
+            "validation_cost": self.validation_cost,
+            "validation_accuracy": self.validation_accuracy,
+            "seconds": self.seconds, "status": self.status,
+        }  # fmt: skip
+
+
+class FleetResult(Sequence[FleetRow]):
+    """What training a fleet gave, a row a network, in the fleet's order; prints as a table."""
+
+    def __init__(self, rows: Iterable[FleetRow]) -> None:
+        self._rows = list(rows)
+
+    @overload
+    def __getitem__(self, index: int) -> FleetRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> FleetResult: ...
+    def __getitem__(self, index: int | slice) -> FleetRow | FleetResult:
+        return FleetResult(self._rows[index]) if isinstance(index, slice) else self._rows[index]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def histories(self) -> list[History]:
+        """Each network's history."""
+        return [row.network.history for row in self]
+
+    @property
+    def best(self) -> FleetRow:
+        """The row of the highest validation accuracy, else of the lowest validation cost, else of
+        the lowest cost; of equal ones the first. Networks that diverged do not count."""
+        rows = [row for row in self if row.error is None and row.epochs]
+        if not rows:
+            raise ValueError("no network of the fleet has finished an epoch without diverging")
+        figures = (("validation_accuracy", -1), ("validation_cost", 1), ("cost", 1))
+        figure, sign = next(
+            (name, sign)
+            for name, sign in figures
+            if all(getattr(row, name) is not None for row in rows)
+        )
+
+        def rank(row: FleetRow) -> float:
+            value = sign * getattr(row, figure)
+            return float("inf") if math.isnan(value) else value
+
+        return min(rows, key=rank)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The table's columns by name, for a data frame or JSON."""
+        rows = [row.to_dict() for row in self]
+        return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as comma-separated values; what is not there is left empty."""
+        columns = self.to_dict()
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+
+    def __repr__(self) -> str:
+        return _table(self.to_dict()) if len(self) else "FleetResult of 0 networks"
+
+
+def _shown(value: Any) -> str:
+    """A setting in a few characters: a number, a name, or what the object says of itself."""
+    if isinstance(value, (float, np.floating)):
+        return f"{value:g}"
+    return str(getattr(value, "__name__", value))
+
+
+def _table(columns: dict[str, list[Any]]) -> str:
+    """Columns as aligned text: numbers to the right, words to the left, empty ones left out."""
+    formats: dict[str, Callable[[Any], str]] = {
+        "cost": "{:.6f}".format, "validation_cost": "{:.6f}".format,
+        "validation_accuracy": "{:.2%}".format, "seconds": "{:.2f}".format,
+    }  # fmt: skip
+    lines: list[list[str]] = [[] for _ in range(1 + len(next(iter(columns.values()))))]
+    for name, values in columns.items():
+        if all(value is None for value in values):
+            continue
+        show = formats.get(name, _shown)
+        cells = [name.replace("_", " "), *("-" if v is None else show(v) for v in values)]
+        words = any(isinstance(value, (str, list)) for value in values)
+        width = max(map(len, cells))
+        for line, cell in zip(lines, cells, strict=True):
+            line.append(cell.ljust(width) if words else cell.rjust(width))
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+class Fleet(Sequence[Network]):
+    """Networks that train side by side on the same data, each as it would alone.
+
+    They may differ in anything: seeds, sizes, activations, costs, dtypes, even backends. On the CPU
+    each trains in one thread, several at a time, on as many cores as there are (or
+    ``$GPUBP_NUM_THREADS``); cores that a small fleet leaves over serve its networks. Those of
+    ``backend="reference"``, and those on a GPU, train one after another.
+
+    Args:
+        networks: one or more :class:`~gpubp.Network`, each with a generator of its own.
+    """
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        try:
+            self._networks = tuple(networks)
+        except TypeError:
+            raise TypeError(f"a fleet is made of a list of networks, not of {networks!r}") from None
+        if not self._networks:
+            raise ValueError("a fleet needs at least one network")
+        seen: dict[int, int] = {}
+        generators: dict[int, int] = {}
+        for i, network in enumerate(self._networks):
+            if not isinstance(network, Network):
+                raise TypeError(f"network {i} is {network!r}, not a gpubp.Network")
+            first = seen.setdefault(id(network), i)
+            if first != i:
+                raise ValueError(f"networks {first} and {i} are the same object: build one each")
+            first = generators.setdefault(id(network.rng.bit_generator), i)
+            if first != i:
+                raise ValueError(
+                    f"networks {first} and {i} draw from the same generator, in an order that "
+                    "would depend on the clock: give each an rng of its own"
+                )
+        self._seeds: list[int] = []
+        self._settings: dict[str, list[Any]] = {}
+        self._errors: list[DivergenceError | None] = [None] * len(self)
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], *, rng: Iterable[Any], **network: Any) -> Fleet:
+        """Networks of one kind from many seeds: ``Fleet.of([784, 30, 10], rng=range(64))``.
+
+        ``rng`` holds a seed, generator or SeedSequence for each; the other keywords are those of
+        :class:`~gpubp.Network`, for all.
+        """
+        try:
+            seeds = list(rng)
+        except TypeError:
+            raise TypeError(f"rng={rng!r} must hold one seed a network: range(64), say") from None
+        fleet = cls(Network(sizes, rng=seed, **network) for seed in seeds)
+        if all(isinstance(seed, (int, np.integer)) for seed in seeds):
+            fleet._seeds = [int(seed) for seed in seeds]
+        return fleet
+
+    @overload
+    def __getitem__(self, index: int) -> Network: ...
+    @overload
+    def __getitem__(self, index: slice) -> Fleet: ...
+    def __getitem__(self, index: int | slice) -> Network | Fleet:
+        return Fleet(self._networks[index]) if isinstance(index, slice) else self._networks[index]
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+    def __repr__(self) -> str:
+        shown = [repr(network) for network in self._networks]
+        kinds = "\n".join(f"  {shown.count(kind)} x {kind}" for kind in dict.fromkeys(shown))
+        return f"Fleet of {len(self)}:\n{kinds}"
+
+    @property
+    def result(self) -> FleetResult:
+        """How the networks stand now: after ``fit`` what it returned, also when it was
+        interrupted."""
+        columns = self._columns()
+        return FleetResult(
+            self._row(i, {name: values[i] for name, values in columns.items()})
+            for i in range(len(self))
+        )
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        epochs: int | Sequence[int],
+        batch_size: int | Sequence[int],
+        learning_rate: float | Schedule | Callable[[int], float] | Sequence[Any],
+        momentum: float | Sequence[float] = 0.0,
+        nesterov: bool | Sequence[bool] = False,
+        l2: float | Sequence[float] = 0.0,
+        l1: float | Sequence[float] = 0.0,
+        shuffle: Shuffle | Sequence[Shuffle] = True,
+        validation: tuple[Any, Any] | None = None,
+        folds: Iterable[tuple[Any, Any]] | None = None,
+        callbacks: Sequence[Any] | Callable[[int], Sequence[Any]] = (),
+        progress: bool | None = None,
+        resume: bool = False,
+    ) -> FleetResult:
+        """Train all networks by mini-batch SGD, each as :meth:`gpubp.Network.fit` would: the same
+        weights, bit for bit.
+
+        ``epochs`` to ``shuffle`` mean what they mean there. One value goes to all networks; a list
+        (tuple, range or 1-D array) holds one a network. A network that diverges keeps its last
+        finite weights, and its row of the result the DivergenceError; the others go on.
+
+        Args:
+            x, y: the examples that all networks share.
+            validation: a pair (x, y), evaluated after each epoch of each network.
+            folds: in its place, one pair (training rows, validation rows) a network, as
+                scikit-learn's ``KFold(n).split(x)`` gives them: it trains as on ``x[rows]``, which
+                is not copied. Rows may repeat; for no validation rows give ``None``.
+            callbacks: as there, the same for each network; they are called from several threads.
+                Those that keep something of one network: a function of its index that returns
+                its list.
+            progress: one bar over all networks; ``None`` shows it on a terminal only.
+            resume: continue the runs that the networks carry, after Ctrl-C or ``gpubp.load``;
+                those that had finished stay as they are.
+
+        Raises:
+            ValueError, TypeError: one sentence on what cannot be trained with.
+            KeyboardInterrupt: Ctrl-C, every network at a step boundary; ``result`` has what they
+                reached, and ``resume=True`` continues.
+        """
+        given = {
+            "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+            "momentum": momentum, "nesterov": nesterov, "l2": l2, "l1": l1, "shuffle": shuffle,
+        }  # fmt: skip
+        settings = {name: _each(name, value, len(self)) for name, value in given.items()}
+        if isinstance(callbacks, Iterable):
+            callbacks = list(callbacks)
+        data = _Data(self._networks, x, y, validation, folds)
+        threads = max(1, threads_at_hand() // len(self))
+        runs = []
+        for i, network in enumerate(self._networks):
+            own = {name: values[i] for name, values in settings.items()}
+            with network.backend.device(), _naming(i):
+                runs.append(
+                    Run(network, *data.of(i), **own, resume=resume,
+                        callbacks=callbacks(i) if callable(callbacks) else callbacks,
+                        threads=threads)
+                )  # fmt: skip
+        for run in runs:
+            with run.network.backend.device():
+                run.begin()
+        self._settings = settings
+        self._errors = [None] * len(self)
+        _train(runs, self._errors, progress)
+        return self.result
+
+    def _row(self, index: int, settings: dict[str, Any]) -> FleetRow:
+        network, error = self._networks[index], self._errors[index]
+        t, history = network.training, network.history
+        held = t.best_after if t is not None and t.last is not None else len(history)
+        now = history[held - 1] if held else None
+        if t is None:
+            status = "not trained"
+        elif error is not None:
+            status = f"diverged in epoch {error.epoch}, step {error.step}"
+        elif t.stopped:
+            status = f"stopped after epoch {t.epoch - 1}"
+        elif t.epoch >= t.epochs:
+            status = "finished"
+        else:
+            status = f"interrupted in epoch {t.epoch}, step {t.step}"
+        cost, validation_cost, validation_accuracy = (
+            getattr(now, name, None) for name in ("cost", "validation_cost", "validation_accuracy")
+        )
+        return FleetRow(
+            index, network, settings, len(history), cost, validation_cost, validation_accuracy,
+            sum(history.seconds), status, error,
+        )  # fmt: skip
+
+    def _columns(self) -> dict[str, Sequence[Any]]:
+        """The settings in which the networks differ, one value a network."""
+        names = [[activation.name for activation in n.activations] for n in self._networks]
+        columns: dict[str, Sequence[Any]] = {
+            "rng": self._seeds or [None] * len(self),
+            "sizes": [list(network.sizes) for network in self._networks],
+            "activation": [own[0] if len(set(own)) == 1 else own for own in names],
+            "cost_function": [network.cost.name for network in self._networks],
+            "dtype": [network.dtype for network in self._networks],
+            "backend": [network.backend.name for network in self._networks],
+            **self._settings,
+        }
+        return {
+            name: values
+            for name, values in columns.items()
+            if any(value is not values[0] and value != values[0] for value in values)
+        }
+
+
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """What is wrong inside is said of that network."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError):
+            raise
+        raise type(error)(f"network {index}: {error}") from error
+
+
+def _each(name: str, value: Any, count: int) -> list[Any]:
+    """One value a network: a list holds them, anything else goes to all."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        value = value.tolist()
+    if not isinstance(value, (list, tuple, range)):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(
+            f"{name} holds {len(value)} values, but the fleet {count} networks: give one a "
+            "network, or a single value for all"
+        )
+    return list(value)
+
+
+class _Data:
+    """The examples that each network trains on and is validated on: x and y checked once for all
+    networks that take them in the same form, and of them the rows of each one's fold."""
+
+    def __init__(
+        self, networks: Sequence[Network], x: Any, y: Any, validation: Any, folds: Any
+    ) -> None:
+        if folds is not None and validation is not None:
+            raise ValueError("pass validation or folds, which have validation rows, not both")
+        self._networks, self._x, self._y, self._validation = networks, x, y, validation
+        self._folds = None if folds is None else _list_folds(folds, len(networks))
+        self._shared: dict[Any, tuple[Examples, Examples | None]] = {}
+
+    def of(self, index: int) -> tuple[Examples, Examples | None]:
+        network = self._networks[index]
+        form = (
+            network.backend, network.dtype, network.sizes[0], network.sizes[-1],
+            network.cost.unit_interval,
+        )  # fmt: skip
+        if form not in self._shared:
+            checked = network.check_data(self._x, self._y)
+            self._shared[form] = (
+                Examples(*map(network.backend.near, checked)),
+                check_validation(network, self._validation),
+            )
+        examples, validation = self._shared[form]
+        if self._folds is None:
+            return examples, validation
+        try:
+            rows, held_out = self._folds[index]
+        except (TypeError, ValueError):
+            raise ValueError("its fold must be a pair (training rows, validation rows)") from None
+        if held_out is not None:
+            validation = _some(examples, held_out, "its validation rows")
+        return _some(examples, rows, "its training rows"), validation
+
+
+def _list_folds(folds: Any, count: int) -> list[Any]:
+    try:
+        pairs = list(folds)
+    except TypeError:
+        raise TypeError(f"folds={folds!r} must hold one pair of rows a network") from None
+    if len(pairs) != count:
+        raise ValueError(
+            f"folds holds {len(pairs)} pairs, but the fleet {count} networks: give one a network"
+        )
+    return pairs
+
+
+def _some(examples: Examples, rows: Any, name: str) -> Examples:
+    """Of these examples the rows named, after a check that they are rows."""
+    rows = as_array(np, rows, name)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size:
+        raise ValueError(
+            f"{name} are {rows.dtype} of shape {rows.shape}, but must be one or more integer "
+            "indices (np.flatnonzero gives those of a mask)"
+        )
+    low, high, last = int(rows.min()), int(rows.max()), len(examples) - 1
+    if low < 0 or high > last:
+        raise ValueError(
+            f"{name} name the row {low if low < 0 else high}, but x has rows 0 to {last}"
+        )
+    return Examples(examples.x, examples.y, rows.astype(np.int64, copy=False))
+
+
+def _train(
+    runs: Sequence[Run], errors: list[DivergenceError | None], progress: bool | None
+) -> None:
+    """Drive the runs to their ends by several workers; keep the DivergenceErrors, by index."""
+    queues: dict[Any, deque[int]] = {}
+    for i, run in enumerate(runs):
+        queues.setdefault(run.network.backend, deque()).append(i)
+    # The compiled engines alone run beside each other: NumPy holds the interpreter, and a GPU is
+    # full with one.
+    workers = {
+        backend: min(len(queue), threads_at_hand()) if backend.name == "cpu" else 1
+        for backend, queue in queues.items()
+    }
+    failures: list[BaseException] = []
+    bar = Bar(progress, [run.training for run in runs])
+
+    def work(queue: deque[int], stopping: Callable[[], bool]) -> None:
+        # A queue that is found empty stays so for this worker: the others have the last networks.
+        while queue and not stopping():
+            try:
+                i = queue.popleft()
+            except IndexError:
+                return
+            try:
+                with runs[i].network.backend.device():
+                    finished = _turn(runs[i], stopping, bar)
+            except DivergenceError as error:
+                errors[i] = error
+                bar.give_up(runs[i].training)
+            except BaseException as error:
+                failures.append(error)
+            else:
+                if not finished:
+                    queue.append(i)
+
+    with deferred_interrupt() as interrupted, ThreadPoolExecutor(sum(workers.values())) as pool:
+
+        def stopping() -> bool:
+            return bool(failures) or interrupted()
+
+        try:
+            futures = [
+                pool.submit(work, queue, stopping)
+                for backend, queue in queues.items()
+                for _ in range(workers[backend])
+            ]
+            while wait(futures, timeout=0.1).not_done:
+                pass  # here a second Ctrl-C would strike
+            for future in futures:
+                future.result()
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            bar.close()
+    # What made the workers stop comes before the KeyboardInterrupt with which the loop obeys.
+    for failure in failures:
+        if not isinstance(failure, KeyboardInterrupt):
+            raise failure
+    if failures or interrupted():
+        raise KeyboardInterrupt
+
+
+def _turn(run: Run, stopping: Callable[[], bool], bar: Bar) -> bool:
+    """Train whole epochs for a turn; whether the run has come to its end."""
+    until = time.monotonic() + _TURN_SECONDS
+    try:
+        while run.unfinished:
+            run.epoch(stopping, bar)
+            if time.monotonic() >= until:
+                break
+    finally:
+        run.rest()
+    if not run.unfinished:
+        run.finish()
+    return not run.unfinished

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.kernels.cpu.generated import load_compiled
-from gpubp.kernels.cpu.stepper import threads_at_hand
+from gpubp.plan import threads_at_hand
 
 _SHARED = 5e7  # products from which waking threads pays: half a millisecond
 

@@ -68,7 +68,7 @@ class Task:
 
 TASKS = {
     "quadratic": Task(
-        Case((784, 30, 10), 10, 3.0), "quadratic", 0.0, {"MNIST": 95.0, "digits28": 93.5}, 10
+        Case((784, 30, 10), 10, 3.0), "quadratic", 0.0, {"MNIST": 95.0, "digits28": 93.5}, 15
     ),
     "cross_entropy": Task(
         Case((784, 100, 10), 10, 0.5), "cross_entropy", 1e-4, {"MNIST": 97.5, "digits28": 95.5}, 0

@@ -48,7 +48,8 @@ def source(
 
 def _function(name: str, formula: Expression) -> str:
     arguments = ", ".join(f"T {variable}" for variable in formula.variables)
-    return f"__device__ inline T {name}({arguments}) {{ return {formula.to_c()}; }}"
+    special = "template <> " if "<" in name else ""  # sigma<1>, of layer 1
+    return f"{special}__device__ inline T {name}({arguments}) {{ return {formula.to_c()}; }}"
 
 
 @cache

@@ -9,8 +9,11 @@ result, and for mutants, which may do anything. ``results`` does it in this proc
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -36,7 +39,9 @@ from gpubp.plan import Plan
 
 @dataclass(frozen=True)
 class Case:
-    """A network and how it is trained; ``tile`` forces one of tiling's tiles on all products."""
+    """A network and how it is trained; ``tile`` forces one of tiling's tiles on all products.
+
+    ``cluster``: on the resident Stepper, in a cluster of so many blocks; without, on graphs."""
 
     sizes: tuple[int, ...]
     activations: tuple[str, ...] = ("tanh", "sigmoid")
@@ -48,6 +53,7 @@ class Case:
     bytes: bool = True
     labels: bool = True
     tile: int | None = None
+    cluster: int | None = None
 
 
 # Two or more tiles each way, several stages deep, with what hangs over the edges.
@@ -138,15 +144,28 @@ def results(
     return arrays | {"costs": np.array([*costs, total])} | ({"right": right} if classes else {})
 
 
+@contextmanager
+def stepper(name: str) -> Iterator[None]:
+    """Train by the Stepper of that name."""
+    before = os.environ.get("GPUBP_CUDA_STEPPER", "")
+    os.environ["GPUBP_CUDA_STEPPER"] = name
+    try:
+        yield
+    finally:
+        os.environ["GPUBP_CUDA_STEPPER"] = before
+
+
 def on_cuda(case: Case, seed: int = 5, runs: int = 2, **settings: Any) -> Any:
     """``results`` of the CUDA kernels, on a machine of these settings."""
     with installed(), imagined(**settings):
         backend = gpubp.get_backend("cuda")
-        from gpubp.kernels.cuda import tiling
+        from gpubp.kernels.cuda import capacity, tiling
 
         if case.tile is not None:
             tiling._TILES = (tiling._TILES[case.tile],)  # a fresh import: see installed
-        return results(case, backend, seed=seed, runs=runs)
+        capacity.CLUSTERS = (case.cluster or 1,)
+        with stepper("resident" if case.cluster else "graph"):
+            return results(case, backend, seed=seed, runs=runs)
 
 
 def right(case: Case, found: Any) -> bool:

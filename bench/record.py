@@ -1,7 +1,7 @@
-"""bench/results.csv: one row a measurement, with what is needed to judge it; README's tables.
+"""bench/results.csv: one row a measurement, with what is needed to judge it; the tables from it.
 
 Every script in this folder answers one question, checks before it times, and appends its rows
-here. ``python bench/record.py`` writes the tables in README.md anew from the newest rows. With
+here. ``python bench/record.py`` writes the tables of the pages anew from the newest rows. With
 GPUBP_RESULTS naming another file, rows and plots go there and beside it, and the tables are printed
 instead: trying a script never touches what is recorded.
 """
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
 _ELSEWHERE = os.environ.get("GPUBP_RESULTS")
 RESULTS = Path(_ELSEWHERE) if _ELSEWHERE else ROOT / "bench" / "results.csv"
 
@@ -296,25 +296,27 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def write_readme(path: Path = README) -> None:
-    """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end NAME -->``.
+def write_readme(*pages: Path) -> None:
+    """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end NAME -->`` in the pages.
 
-    Rows that are kept elsewhere are not README's: their tables are printed.
+    Without pages in README and the page on speed. Rows that are kept elsewhere do not belong there:
+    their tables are printed.
     """
-    if _ELSEWHERE and path == README:
+    if _ELSEWHERE and not pages:
         print(*(f"\n{name}\n{table()}" for name, table in TABLES.items() if newest(name)), sep="\n")
         return
-    text = path.read_text()
-    for name, table in TABLES.items():
-        begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
-        if begin in text:
-            before, _, rest = text.partition(begin)
-            if end not in rest:
-                raise ValueError(f"{path.name} has {begin!r} without {end!r} after it: add it")
-            after = rest.partition(end)[2]
-            text = f"{before}{begin}\n{table()}\n{end}{after}"
-            print(f"wrote the table {name!r} in {path.name}")
-    path.write_text(text)
+    for path in pages or PAGES:
+        text = path.read_text()
+        for name, table in TABLES.items():
+            begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
+            if begin in text:
+                before, _, rest = text.partition(begin)
+                if end not in rest:
+                    raise ValueError(f"{path.name} has {begin!r} without {end!r} after it: add it")
+                after = rest.partition(end)[2]
+                text = f"{before}{begin}\n{table()}\n{end}{after}"
+                print(f"wrote the table {name!r} in {path.name}")
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -12,5 +12,10 @@ def show(figure: Any, alt: str) -> str:
     """A matplotlib Figure as an HTML image inside the page; ``alt`` says what it shows."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
-    data = base64.b64encode(file.getvalue()).decode()
+    return image(file.getvalue(), alt)
+
+
+def image(png: bytes, alt: str) -> str:
+    """The bytes of a PNG file as an HTML image inside the page."""
+    data = base64.b64encode(png).decode()
     return f'<p><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></p>'

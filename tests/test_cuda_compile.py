@@ -132,7 +132,9 @@ def test_the_measured_networks_fit(arch: str) -> None:
 def test_all_formulas_rules_and_kinds_of_data_compile() -> None:
     found = texts(varied())
     check("sm_90", found)
-    stems = {p.name[:-3] for p in files("gpubp.kernels.cuda").iterdir() if p.name.endswith(".cu")}
+    stems = {
+        p.name[:-3] for p in (files("gpubp.kernels") / "cuda").iterdir() if p.name.endswith(".cu")
+    }
     assert set(found.values()) == stems  # there is no kernel that this file does not know
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import legal_pairs, pair_id
+from oracle import host, legal_pairs, pair_id
 
 import gpubp
 from gpubp import backprop, explain
@@ -339,9 +339,10 @@ def test_health_counts(backend: gpubp.Backend) -> None:
     x[:, 2] = 0.001
     h = net.health(x, LABELS, learning_rate=0.5)
     g = net.backprop(x, LABELS)
-    slopes = [g.a[0] * (1 - g.a[0]) / 0.25, (g.z[1] > 0) * 1.0, g.a[2] * (1 - g.a[2]) / 0.25]
+    z, a, delta_of, nabla_w = (host(net, each) for each in (g.z, g.a, g.delta, g.nabla_w))
+    slopes = [a[0] * (1 - a[0]) / 0.25, (z[1] > 0) * 1.0, a[2] * (1 - a[2]) / 0.25]
     for s, slope, a_in, nabla, delta, w in zip(
-        h.layers, slopes, [x, g.a[0], g.a[1]], g.nabla_w, g.delta, net.weights, strict=True
+        h.layers, slopes, [x, a[0], a[1]], nabla_w, delta_of, host(net, net.weights), strict=True
     ):
         assert s.saturated == (slope < 0.1).mean()
         assert s.dead == (slope < 0.1).all(axis=0).sum()

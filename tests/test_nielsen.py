@@ -24,8 +24,10 @@ def network(**kwargs: Any) -> nielsen.Network:
     return nielsen.Network([4, 6, 3], **{"dtype": "float64", "rng": 1} | kwargs)
 
 
-def copies(arrays: Any) -> list[Any]:
-    return [np.array(array, float) for array in arrays]
+def copies(net: nielsen.Network) -> tuple[list[Any], list[Any]]:
+    """(weights, biases), on the host."""
+    asnumpy = net.network.backend.asnumpy
+    return [asnumpy(w).copy() for w in net.weights], [asnumpy(b).copy() for b in net.biases]
 
 
 def test_shapes_are_the_books() -> None:
@@ -48,9 +50,7 @@ def test_backprop_is_the_books(backend: gpubp.Backend, cost: str) -> None:
     net = network(backend=backend, cost=cost)
     for x, y in zip(X[:5], Y, strict=False):
         nabla_b, nabla_w = net.backprop(x, y)
-        book_w, book_b = book_backprop(
-            copies(net.weights), copies(net.biases), "sigmoid", cost, x, y
-        )
+        book_w, book_b = book_backprop(*copies(net), "sigmoid", cost, x, y)
         for found, truth in zip([*nabla_b, *nabla_w], [*book_b, *book_w], strict=True):
             assert found.shape == truth.shape
             assert normwise(found, truth) <= 1e-13
@@ -58,7 +58,7 @@ def test_backprop_is_the_books(backend: gpubp.Backend, cost: str) -> None:
 
 def test_sgd_is_the_books_loop(capsys: pytest.CaptureFixture[str]) -> None:
     net = network(backend="reference")
-    weights, biases = copies(net.weights), copies(net.biases)
+    weights, biases = copies(net)
     order = np.random.default_rng(7)
     net.network.rng = np.random.default_rng(7)
     data = list(zip(X, Y, strict=True))
@@ -79,13 +79,13 @@ def test_sgd_is_the_books_loop(capsys: pytest.CaptureFixture[str]) -> None:
 def test_one_mini_batch_and_lambda() -> None:
     net, other = network(backend="reference"), network(backend="reference")
     data = list(zip(X[:6], Y[:6], strict=True))
-    weights, biases = copies(net.weights), copies(net.biases)
+    weights, biases = copies(net)
     net.update_mini_batch(data, 0.7)
     book_epoch(weights, biases, "sigmoid", "quadratic", np.stack(X[:6]), np.stack(Y[:6]),
                np.arange(6), 6, 0.7)  # fmt: skip
     for found, truth in zip([*net.weights, *net.biases], [*weights, *biases], strict=True):
         assert normwise(found, truth) <= 1e-13
-    before = copies(other.weights)
+    before, _ = copies(other)
     other.SGD(data, 1, 6, 0.7, lmbda=0.3)
     for found, plain, start in zip(other.weights, net.weights, before, strict=True):
         assert normwise(found, plain - 0.7 * 0.3 / 6 * start) <= 1e-13  # w - eta lambda/n w - ..

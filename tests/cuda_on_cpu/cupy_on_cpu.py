@@ -183,6 +183,7 @@ def _modules() -> dict[str, ModuleType]:
     names: dict[str, Any] = {name: _computed(getattr(np, name)) for name in _COMPUTED}
     names |= {name: getattr(np, name) for name in _SAME}
     names |= {name: _created(getattr(np, name)) for name in ("arange", "eye", "linspace")}
+    names["linalg"] = SimpleNamespace(norm=_computed(np.linalg.norm))
     here = globals()
     names |= {
         name: here[name]

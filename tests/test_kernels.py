@@ -218,11 +218,12 @@ RULES = {
 def engines(
     request: pytest.FixtureRequest, poisoned: gpubp.Backend, monkeypatch: pytest.MonkeyPatch
 ) -> gpubp.Backend:
-    """The backend, poisoned; "cpu" with each of its engines."""
+    """The backend, poisoned: "cpu" with each of its engines; "cuda" on graphs, and, where "cpu" has
+    its panels, by the rule, which finds these networks small enough to stay on the chip."""
     if poisoned.name == "cpu":
         monkeypatch.setenv("GPUBP_ENGINE", request.param)
     elif request.param == "panels":
-        pytest.skip("only the cpu has engines to choose from")
+        monkeypatch.delenv("GPUBP_CUDA_STEPPER")
     return poisoned
 
 
@@ -230,7 +231,7 @@ def engines(
 def train(
     backend: gpubp.Backend, dtype: str, sizes: Any, activations: Any, cost: Any, rule: UpdateRule,
     inputs: str, labels: bool, rate: float = 0.05, runs: int = 7, seed: int = 34,
-    batch: int = BATCH, engine: str | None = None,
+    batch: int = BATCH, engine: tuple[str | None, ...] = (),
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """(parameters, velocity, costs), from weights and data that are exact in float32; each run
     is two full mini-batches and one of 4 rows. ``engine`` only tells cached results apart."""
@@ -268,7 +269,7 @@ def check_stepper(
         return [list(part) for part in zip(*runs, strict=True)]
 
     truth = results(oracle, "float64")
-    more["engine"] = os.environ.get("GPUBP_ENGINE")
+    more["engine"] = tuple(map(os.environ.get, ("GPUBP_ENGINE", "GPUBP_CUDA_STEPPER")))
     found = results(backend, dtype)
     del more["engine"]
     assert np.isfinite(rms(truth[0]))

@@ -17,7 +17,7 @@ follows from the plan and the GPU's limits alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
@@ -84,7 +84,8 @@ class DoesNotFitError(ValueError):
 
 def choose_shape(plan: Plan, data: Data, device: Device, networks: int = 1) -> Shape:
     """The shape in which so many networks of this plan, side by side, take the fewest cycles."""
-    shapes = list(_shapes(plan, data, CLUSTERS if device.clusters else CLUSTERS[:1]))
+    clusters = [c for c in CLUSTERS if c == 1 or device.clusters]
+    shapes = list(_shapes(plan, data, clusters))
     network = f"sizes={list(plan.sizes)} with batch_size={plan.batch_size}"
     if not (held := [s for s in shapes if s.registers <= _registers_at_most(s.threads)]):
         raise DoesNotFitError(
@@ -106,7 +107,7 @@ def choose_shape(plan: Plan, data: Data, device: Device, networks: int = 1) -> S
     return min(fitting, key=time)
 
 
-def _shapes(plan: Plan, data: Data, clusters: tuple[int, ...]) -> Iterator[Shape]:
+def _shapes(plan: Plan, data: Data, clusters: Sequence[int]) -> Iterator[Shape]:
     n_in, n = plan.sizes[:2]
     for cluster, threads, j_tile, share in product(clusters, _THREADS, _TILES, _SHARES):
         own = -(-n_in // cluster)

@@ -4,9 +4,14 @@
 // block's shared memory, and each arrival counts down the bytes that an mbarrier of the receiver
 // still expects. Who waits there sees all that has been sent. (barrier.cluster with release and
 // acquire would make the same data visible by a fence over the whole GPU and a flush of the first
-// cache, each step.) tests/cuda_on_cpu/cuda.h has these functions for the CPU.
+// cache, each step.) A cluster of one is a block. tests/cuda_on_cpu/cuda.h has these functions for the
+// CPU.
 
-#if CLUSTER > 1 && !defined(GPUBP_CUDA_ON_CPU)
+#ifndef GPUBP_CUDA_ON_CPU
+#if CLUSTER == 1
+__device__ inline unsigned cluster_rank() { return 0; }
+__device__ inline void cluster_sync() { __syncthreads(); }
+#else
 __device__ inline unsigned shared_address(const void* p)
 {
     return (unsigned)__cvta_generic_to_shared(p);
@@ -67,4 +72,5 @@ __device__ inline void send(uint4 v, void* to, unsigned long long* barrier, unsi
                  :: "r"(address_in_block(to, rank)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w),
                     "r"(address_in_block(barrier, rank)) : "memory");
 }
+#endif
 #endif

@@ -514,11 +514,7 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
     const Rule rule = network.rule;
     const long long* const order = network.order;
     const int t = threadIdx.x, warp = t / 32;
-#if CLUSTER > 1
     const unsigned rank = cluster_rank();
-#else
-    const unsigned rank = 0;
-#endif
     const int first_input = rank * SLICE;
     if (end > network.examples) end = network.examples;
     if (begin >= end) return;  // all blocks of the cluster
@@ -550,15 +546,10 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
     coming.deposit(s, 0);
     coming.fetch(s, 1, x, y, first_input);
 #ifndef MUTANT_START_WITHOUT_BARRIER
-    __syncthreads();
+    cluster_sync();  // the mbarriers of the others are there, too
 #endif
     coming.deposit_indices(s, 2);
     fetch_indices(3);
-#if CLUSTER > 1
-#ifndef MUTANT_CLUSTER_BEGINS_APART
-    cluster_sync();  // the barriers of the others are there
-#endif
-#endif
 
     const int last_m = end - begin - (long long)(steps - 1) * M;
     const auto m_of = [&](int step) { return step < steps - 1 ? M : last_m; };
@@ -584,7 +575,7 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
         __syncthreads();
 #endif
 #if CLUSTER > 1
-#ifndef MUTANT_NO_WAIT_FOR_THE_CLUSTER_BARRIER
+#ifndef MUTANT_NO_WAIT_FOR_THE_CLUSTER
         mbarrier_wait(s.arrived + BUFFER(step), step / 2 & 1);
 #endif
 #endif

@@ -6,7 +6,7 @@ n_1, n_2, ..., n_L neurons, M examples and a cluster of C blocks, each array in 
 
     parameters    n_1/C n_2 + sum_l n_{l+1} n_l + sum_l n_l      (twice with momentum)
     inputs        2 n_1/C M
-    a, delta      2 M sum_l n_l
+    a, delta, z   2 M sum_l n_l + M n_L
     parts of z    GROUPS M n_2, and 2 C M n_2 where C > 1
     targets       2 M (labels: 8 bytes each) or 2 M n_L, and 2 M indices of 8 bytes
 
@@ -31,7 +31,8 @@ _TILES = (1, 2, 4)
 _SHARES = (1, 2, 4)  # of the groups of threads there could be, one in so many
 _MOST_GROUPS = 64
 _REGISTERS = 16384  # of each of the 4 parts of a multiprocessor, which share out a block's warps
-_BESIDE = 80  # registers of a thread for all but its tiles and the rows to come
+_BESIDE = 96  # registers of a thread for all but its tiles and the rows to come
+_MOST_EXAMPLES = {"float32": 64, "float64": 28}  # that leave registers for all but odd networks
 _STATIC_BYTES = 256  # of the sum over the block
 CLOCK = 1.9e9  # cycles a second, to tell microseconds
 _SEND, _LATENCY = 14, 250  # bytes a cycle between blocks of a cluster, and cycles on the way
@@ -90,7 +91,7 @@ def choose_shape(plan: Plan, data: Data, device: Device, networks: int = 1) -> S
     if not (held := [s for s in shapes if s.registers <= _registers_at_most(s.threads)]):
         raise DoesNotFitError(
             f"{network} does not fit the registers of a block: take a batch_size of at most "
-            f"{64 if plan.dtype == 'float32' else 32}"
+            f"{_MOST_EXAMPLES[plan.dtype]}"
         )
     room = device.shared_bytes - _STATIC_BYTES
     if not (fitting := [s for s in held if s.shared_bytes <= room]):
@@ -138,12 +139,14 @@ def _shared_bytes(plan: Plan, data: Data, s: Shape) -> int:
     """sizeof(Shared), which the kernel compares with this number when it is compiled."""
     sizes, m, item = plan.sizes, plan.batch_size, np.dtype(plan.dtype).itemsize
     pitch = _up(sizes[1], max(2, s.j_tile))
-    rows = m * (pitch + sum(_up(n, 2) for n in sizes[2:]))
+    pitches = [pitch, *(_up(n, 2) for n in sizes[2:])]
+    rows = m * sum(pitches)
     head = sum(n * (k | 1) for k, n in pairwise(sizes[1:]))
     part = _up(m * pitch, 4)
     trained = [s.slice * pitch * item, max(1, head) * item, sum(sizes[1:]) * item]
     arrays = trained * (2 if plan.rule.momentum else 1)
-    arrays += [2 * s.slice * _up(m, 2) * item, rows * item, rows * item, s.groups * part * item]
+    arrays += [2 * s.slice * _up(m, 2) * item, rows * item, rows * item, m * pitches[-1] * item]
+    arrays += [s.groups * part * item]
     if s.cluster > 1:
         arrays += [2 * s.cluster * part * item, 16]
     arrays += [2 * m * data.targets * data.target_bytes, 2 * m * 8]

@@ -2,8 +2,7 @@
 //
 // The formulas of this pair of activation and cost are compiled in (a - y where it simplifies).
 // With SOFTMAX, delta = a sum_j y - y and C = -sum_j y log a, with log a = z - max z - log sum exp;
-// the row's sums are butterflies within the warp. Returns the lane's share of C. delta_i may lie
-// where z_i does.
+// the row's sums are butterflies within the warp. Returns the lane's share of C.
 
 template <class Y>
 __device__ inline double output_row(
@@ -21,7 +20,6 @@ __device__ inline double output_row(
     }
     total = warp_sum(total);
     y_total = warp_sum(y_total);
-    __syncwarp();  // z_0 has been read by lanes that have no z of their own
     for (int j = lane; j < n; j += 32) {
         const T y_j = target(y, row, j, n), shifted = z_i[j] - top;
         delta_i[j] = exp(shifted) / total * y_total - y_j;
@@ -29,9 +27,9 @@ __device__ inline double output_row(
     }
 #else
     for (int j = lane; j < n; j += 32) {
-        const T y_j = target(y, row, j, n), z_j = z_i[j], a_j = a_i[j];
-        delta_i[j] = output_delta(z_j, a_j, y_j);
-        sum += output_cost(z_j, a_j, y_j);
+        const T y_j = target(y, row, j, n);
+        delta_i[j] = output_delta(z_i[j], a_i[j], y_j);
+        sum += output_cost(z_i[j], a_i[j], y_j);
     }
 #endif
     return sum;

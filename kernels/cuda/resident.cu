@@ -153,7 +153,8 @@ struct Shared {
 #endif
     alignas(16) T x[2][SLICE][up(M, 2)];      // k, i
     alignas(16) T a[rows_before(LAYERS)];
-    alignas(16) T delta[rows_before(LAYERS)];  // z, until delta takes its place
+    alignas(16) T delta[rows_before(LAYERS)];  // of a hidden layer z, until delta takes its place
+    alignas(16) T z_out[M * row_pitch(LAYERS - 1)];
     alignas(16) T partial[GROUPS][PART];
 #if CLUSTER > 1
     alignas(16) T z[2][CLUSTER][PART];  // from each block
@@ -401,6 +402,12 @@ __device__ inline double update_head(Shared& s, T scale, const Rule& rule)
 
 // Row i, by a warp
 
+template <int layer> __device__ inline T* z_of(Shared& s, int i)
+{
+    if constexpr (layer == LAYERS - 1) return s.z_out + i * row_pitch(layer);
+    return s.delta + rows_before(layer) + i * row_pitch(layer);
+}
+
 __device__ inline void finish_layer_0(Shared& s, int step, int i)
 {
 #if CLUSTER > 1
@@ -420,7 +427,7 @@ __device__ inline void finish_layer_0(Shared& s, int step, int i)
 #else
         z += s.parameters.biases[j];
 #endif
-        s.delta[at] = z;
+        z_of<0>(s, i)[j] = z;
         s.a[at] = sigma<0>(z);
     }
 #ifndef MUTANT_LAYER_0_WITHOUT_BARRIER
@@ -446,7 +453,7 @@ template <int layer> __device__ inline void forward(Shared& s, int i)
             }
             if (j < N && lane % LANES == 0) {
                 z += s.parameters.biases[biases_before(layer) + j];
-                s.delta[at + j] = z;
+                z_of<layer>(s, i)[j] = z;
                 s.a[at + j] = sigma<layer>(z);
             }
         }
@@ -485,7 +492,7 @@ __device__ inline double row(Shared& s, int step, int i)
     finish_layer_0(s, step, i);
     forward<1>(s, i);
     const double cost =
-        output_row(s.delta + at, s.a + at, s.y[Y_BUFFER(step)], i, size(LAYERS), s.delta + at);
+        output_row(z_of<OUT>(s, i), s.a + at, s.y[Y_BUFFER(step)], i, size(LAYERS), s.delta + at);
 #ifndef MUTANT_BP1_WITHOUT_BARRIER
     __syncwarp();
 #endif

@@ -54,7 +54,7 @@ class Family:
     """The kernel for networks of this plan on examples like x and y, in that shape."""
 
     def __init__(self, plan: Plan, shape: Shape, x: Any, y: Any) -> None:
-        self.plan, self.shape, rule = plan, shape, plan.rule
+        self.plan, self.shape = plan, shape
         text = source(
             "resident", plan.dtype, _formulas(plan),
             SIZES=", ".join(map(str, plan.sizes)), LAYERS=len(plan.activations), M=plan.batch_size,
@@ -62,8 +62,7 @@ class Family:
             J_THREADS=shape.j_threads, GROUPS=shape.groups, SLICE=shape.slice, FETCH=shape.fetch,
             SHARED_BYTES=shape.shared_bytes, Input=input_type(x), Target=target_type(y),
             Y_WIDTH=1 if y.ndim == 1 else y.shape[1],
-            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), PENALTY=int(rule.penalised),
-            MOMENTUM=int(rule.momentum != 0), NESTEROV=int(rule.nesterov),
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **_kind(plan.rule),
         )  # fmt: skip
         self._kernel = Kernel(compiled(text, "resident"), shape.threads, shape.shared_bytes)
         pointer, number = np.uint64, np.dtype(plan.dtype)
@@ -81,10 +80,14 @@ class Family:
 
     def enqueue(self, members: Sequence[Member], x: Any, y: Any, costs: Any) -> None:
         """Train each on its examples of x and y, on CuPy's current stream; add to its row of
-        ``costs`` the sum of their objectives, each before its update."""
+        ``costs`` the sum of their objectives, each before its update.
+
+        Their rules may differ in numbers, not in kind: momentum or none, penalties or none."""
         table = np.zeros(len(members), self._row)
         for i, member in enumerate(members):
             rule, flat, velocity = member.rule, member.parameters.flat, member.parameters.velocity
+            if _kind(rule) != _kind(self.plan.rule):
+                raise ValueError(f"network {i} has {rule} in a family with {self.plan.rule}")
             arrays = (flat, flat if velocity is None else velocity, member.order)
             cost = costs.data.ptr + i * self.shape.cluster * costs.itemsize
             numbers = (member.learning_rate, rule.momentum, rule.l2, rule.l1)
@@ -97,6 +100,15 @@ class Family:
         for begin in range(0, most, self._examples):
             end = min(begin + self._examples, most)
             self._kernel(blocks, there, x, y, np.int64(begin), np.int64(end))
+
+
+def _kind(rule: UpdateRule) -> dict[str, int]:
+    """What of a rule is compiled into the kernel."""
+    return {
+        "MOMENTUM": int(rule.momentum != 0),
+        "NESTEROV": int(rule.nesterov),
+        "PENALTY": int(rule.penalised),
+    }
 
 
 def _formulas(plan: Plan) -> Formulas:

@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def opened(name: str) -> Iterator[gpubp.Backend]:
     """The backend of that name; "cuda-on-cpu" is "cuda" on the stand-in for CuPy.
 
-    On a GPU it trains by graphs, as any network can be; tests of the other Steppers ask for them."""
+    On a GPU it trains by graphs, as any network can be: tests of other Steppers ask for them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPUBP_CUDA_STEPPER", "graph")
         if name != "cuda-on-cpu":

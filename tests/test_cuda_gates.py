@@ -87,8 +87,8 @@ def test_nothing_out_of_bounds() -> None:
 # Mutants
 
 MUTANTS = gate.mutants()
-# Where they show: several stages, slices and strips in one block, and edges everywhere; or, for what
-# resident.cu alone has, one block, a deep network and many examples on clusters.
+# Where they show: several stages, slices and strips in one block, and edges everywhere; or, of what
+# only resident.cu has, one block, and a deep network and penalties on clusters.
 _TELLING = ("tile 0", "ragged", "softmax")
 _TELLING_RESIDENT = ("resident", "resident, deep", "resident, softmax")
 

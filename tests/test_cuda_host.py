@@ -90,7 +90,8 @@ def test_every_kernel_file_holds_the_kernel_of_its_name() -> None:
     assert len(stems) == 8
     for stem in stems:
         code = (folder / f"{stem}.cu").read_text()
-        declared = r"__global__ void (?:__launch_bounds__\(\w+(?:, 1)?\)\s)?(?:#(?:.|\n)*?#endif\n)?(\w+)\("
+        bounds, cluster = r"(?:__launch_bounds__\(\w+(?:, 1)?\)\s)?", r"(?:#if(?:.|\n)*?#endif\n)?"
+        declared = rf"__global__ void {bounds}{cluster}(\w+)\("
         assert re.findall(declared, code) == [stem]
         assert code.startswith(f"// {stem}: " if "bp" not in stem else f"// {stem.upper()}: ")
 

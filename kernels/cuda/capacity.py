@@ -1,4 +1,4 @@
-"""What ``resident.cu`` needs and what it should take: which networks it can train, and in what shape.
+"""What ``resident.cu`` needs of a GPU: which networks it can train, and in what shape.
 
 A network fits where the arrays of ``Shared`` fit the shared memory that a block may have, and where
 a thread's part of layer 0 fits its registers. In bytes of the network's precision T, for layers of

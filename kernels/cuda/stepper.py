@@ -1,8 +1,8 @@
 """Which of the Steppers on a GPU trains a network: a rule, and how to override it.
 
-``resident`` trains a whole piece of an epoch in one launch, its weights in shared memory, where they
-fit and that should be faster; ``graph`` replays the launches of any network as CUDA graphs. The
-rule looks at the plan, the kind of data and the GPU's limits; it times nothing.
+``resident`` trains a whole piece of an epoch in one launch, its weights in shared memory, where
+they fit and that should be faster; ``graph`` replays the launches of any network as CUDA graphs.
+The rule looks at the plan, the kind of data and the GPU's limits; it times nothing.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _sanitizer_library(mode: str) -> str | None:
 
 _DECLARATION = re.compile(
     r"(?P<dynamic>extern\s+)?__shared__\s+(?P<align>(?:__align__|alignas)\s*\([^)]*\)\s*)?"
-    r"(?P<type>[\w:]+(?:\s*<[^;<>]*>)?)\s+(?P<name>\w+)\s*(?P<shape>(?:\[[^\]]*\]\s*)*);"
+    r"(?P<type>(?:(?:unsigned|long)\s+)*[\w:]+(?:\s*<[^;<>]*>)?)\s+(?P<name>\w+)\s*(?P<shape>(?:\[[^\]]*\]\s*)*);"
 )
 _KERNEL = re.compile(
     r"__global__\s+(?:void\s+)?(?:__launch_bounds__\s*\((?P<bounds>(?:[^()]|\([^()]*\))*)\)\s*)?"

@@ -81,9 +81,9 @@ CASES = {
     "one neuron": Case((1, 1), ("sigmoid",), batch=1, rows=3, labels=False),
     **_TILED,
 }  # fmt: skip
-# On the resident Stepper: one block and clusters; deep, and without hidden layer; inputs that do not
-# share out evenly, fewer neurons than blocks, more neurons than threads; the last rows missing. A
-# block of 64 threads has several rows a warp.
+# On the resident Stepper: one block and clusters; deep, and without hidden layer; inputs that do
+# not share out evenly, fewer neurons than blocks, more than threads; the last rows missing. A block
+# of 64 threads has several rows a warp.
 RESIDENT = {
     "resident": Case(
         (15, 17, 7), rule=UpdateRule(0.8, nesterov=True, l2=0.03, l1=0.01), cluster=1, threads=64

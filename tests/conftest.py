@@ -35,6 +35,7 @@ def _cuda() -> list[Any]:
 
 
 CUDA = _cuda()
+_LONG = {"long_on_the_stand_in": "cuda-on-cpu", "long_on_the_chip": "panels-cuda-on-cpu"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,16 +44,22 @@ def pytest_configure(config: pytest.Config) -> None:
         "long_on_the_stand_in(*words): cuda-on-cpu runs only the cases whose id holds one of these "
         "words, all of them under GPUBP_EVERYTHING=1; reference, cpu and cuda run every case",
     )
+    config.addinivalue_line(
+        "markers",
+        "long_on_the_chip(*words): the same for kernels that stay on the stand-in's chip, in the place "
+        "of the cpu's panels",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Kernels on fibers take a thousand times a GPU's time: there, a part stands for the whole."""
 
     def runs(item: pytest.Item) -> bool:
-        mark = item.get_closest_marker("long_on_the_stand_in")
-        if mark is None or "cuda-on-cpu" not in item.name:
-            return True
-        return any(word in item.name for word in mark.args)
+        for name, where in _LONG.items():
+            mark = item.get_closest_marker(name)
+            if mark and where in item.name and not any(word in item.name for word in mark.args):
+                return False
+        return True
 
     if os.environ.get("GPUBP_EVERYTHING") != "1":
         config.hook.pytest_deselected(items=[item for item in items if not runs(item)])

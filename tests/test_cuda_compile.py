@@ -29,6 +29,7 @@ from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+EVERYTHING = os.environ.get("GPUBP_EVERYTHING") == "1"
 STATIC_LIMIT = 48 << 10
 MOST = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}  # with dynamic shared memory
 REGISTERS = 65536  # of a multiprocessor, on all three
@@ -164,7 +165,9 @@ def test_the_measured_networks_fit(arch: str) -> None:
 def test_what_stays_on_the_chip_fits(arch: str) -> None:
     """By the rule, which lets a graph train what does not fit: in shared memory beside its own, in
     registers, in the clusters of these GPUs."""
-    found = texts(resident(), "", arch)
+    networks = list(resident())
+    some = networks if arch == "sm_90" else networks[:: 1 if EVERYTHING else 3]
+    found = texts(iter(some), "", arch)
     assert set(found.values()) >= {"resident"}
     check(arch, {text: kernel for text, kernel in found.items() if kernel == "resident"})
 

@@ -286,6 +286,7 @@ SIZES = (13, 11, 7, 5)
 SIGMOID, TANH, QUADRATIC = ACTIVATIONS["sigmoid"], ACTIVATIONS["tanh"], COSTS["quadratic"]
 
 
+@pytest.mark.long_on_the_chip("float32")
 @pytest.mark.parametrize("activation", ELEMENTWISE, ids=pair_id)
 def test_stepper_with_every_activation(activation: Any, dtype: str, engines: gpubp.Backend) -> None:
     check_stepper(engines, dtype, SIZES, [activation, activation, SIGMOID], QUADRATIC)
@@ -294,6 +295,7 @@ def test_stepper_with_every_activation(activation: Any, dtype: str, engines: gpu
 @pytest.mark.long_on_the_stand_in(
     "float64", "float32-cuda-on-cpu-sigmoid", "float32-cuda-on-cpu-relu"
 )
+@pytest.mark.long_on_the_chip("float64")
 @pytest.mark.parametrize(("output", "cost"), legal_pairs(), ids=pair_id)
 def test_stepper_with_every_cost(
     output: Any, cost: Any, dtype: str, engines: gpubp.Backend
@@ -302,6 +304,7 @@ def test_stepper_with_every_cost(
 
 
 @pytest.mark.long_on_the_stand_in("labels-uint8", "targets-float-nesterov")
+@pytest.mark.long_on_the_chip("float32")
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("inputs", ["uint8", "float"])
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "targets"])
@@ -313,6 +316,7 @@ def test_stepper_with_every_rule_and_kind_of_data(
     check_stepper(engines, dtype, SIZES, softmax, cost, rule, inputs, labels)
 
 
+@pytest.mark.long_on_the_chip("nesterov")
 @pytest.mark.parametrize("rule", ["plain", "nesterov-l2-l1"])
 @pytest.mark.parametrize(
     "sizes",
@@ -340,6 +344,7 @@ def test_small_weight_decay_is_not_rounded_away(dtype: str, engines: gpubp.Backe
     check_stepper(engines, dtype, SIZES, sigma, QUADRATIC, "small-l2", rate=0.5, runs=100)
 
 
+@pytest.mark.long_on_the_chip("float32")
 @pytest.mark.parametrize("activation", ELEMENTWISE, ids=pair_id)
 def test_a_nan_weight_shows_in_the_cost(
     activation: Any, dtype: str, engines: gpubp.Backend

@@ -131,13 +131,17 @@ def _shapes(plan: Plan, data: Data, clusters: Sequence[int]) -> Iterator[Shape]:
         )
 
 
+def _item(plan: Plan) -> int:
+    return int(np.dtype(plan.dtype).itemsize)
+
+
 def _up(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
 def _shared_bytes(plan: Plan, data: Data, s: Shape) -> int:
     """sizeof(Shared), which the kernel compares with this number when it is compiled."""
-    sizes, m, item = plan.sizes, plan.batch_size, np.dtype(plan.dtype).itemsize
+    sizes, m, item = plan.sizes, plan.batch_size, _item(plan)
     pitch = _up(sizes[1], max(2, s.j_tile))
     pitches = [pitch, *(_up(n, 2) for n in sizes[2:])]
     rows = m * sum(pitches)
@@ -159,7 +163,7 @@ def _registers_at_most(threads: int) -> int:
 
 def _registers(plan: Plan, data: Data, s: Shape) -> int:
     """A thread's delta and z of layer 0, its weights, the rows on their way, and the rest."""
-    m, words = plan.batch_size, np.dtype(plan.dtype).itemsize // 4
+    m, words = plan.batch_size, _item(plan) // 4
     bundles = -(-(_up(s.slice // s.fetch, 8) * m) // s.threads)
     coming = bundles * -(-s.fetch * data.input_bytes // 4)
     coming += -(-m * data.targets // s.threads) * data.target_bytes // 4
@@ -168,15 +172,15 @@ def _registers(plan: Plan, data: Data, s: Shape) -> int:
 
 def _cycles(plan: Plan, s: Shape) -> int:
     """Cycles a step, phase by phase; reads of shared memory count a cycle for 128 bytes."""
-    sizes, m, words = plan.sizes, plan.batch_size, np.dtype(plan.dtype).itemsize // 4
+    sizes, m, words = plan.sizes, plan.batch_size, _item(plan) // 4
     warps, item = s.threads // 32, 4 * words
     pitch = _up(sizes[1], max(2, s.j_tile))
     tiles = -(-pitch // (s.j_tile * s.j_threads))
     busy = -(-s.groups * s.j_threads // 32)
     turns, rest = divmod(s.slice, s.groups)
     of_one = -(-busy // 4) * turns + -(-rest * s.j_threads // 128)  # turns of the busiest scheduler
-    issued = of_one * tiles * ((2 * m * s.j_tile + m + 2 * s.j_tile) * words + 15)
-    waiting = turns * tiles * (4 * m + 60) / 2  # two turns overlap
+    issued = of_one * tiles * ((2 * m * s.j_tile + m + 2 * s.j_tile) * words + 6)
+    waiting = turns * tiles * (4 * m + 70) / 2  # two turns overlap
     reads = busy * s.slice / s.groups * tiles * words * (2 * -(-m // 2) + 2 * s.j_tile)
     layer_0 = max(issued, reads, waiting) + 100
     groups = 2 * s.groups * m * pitch * words / 32 + 60

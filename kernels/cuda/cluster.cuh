@@ -4,8 +4,8 @@
 // block's shared memory, and each arrival counts down the bytes that an mbarrier of the receiver
 // still expects. Who waits there sees all that has been sent. (barrier.cluster with release and
 // acquire would make the same data visible by a fence over the whole GPU and a flush of the first
-// cache, each step.) A cluster of one is a block. tests/cuda_on_cpu/cuda.h has these functions for the
-// CPU.
+// cache, each step.) A cluster of one is a block. tests/cuda_on_cpu/cuda.h has these functions for
+// the CPU.
 
 #ifndef GPUBP_CUDA_ON_CPU
 #if CLUSTER == 1
@@ -52,7 +52,9 @@ __device__ inline void mbarrier_expect(unsigned long long* barrier, unsigned byt
                  :: "r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
 
-// Until the phase of this parity (0, 1, 0, ... as they come) is complete.
+// Until the phase of this parity (0, 1, 0, ... as they come) is complete. Acquires for the block,
+// as waiting for a bulk copy does: what has come lies in this block's own shared memory. For the
+// cluster it would empty the first cache each time (CCTL.IVALL).
 __device__ inline void mbarrier_wait(unsigned long long* barrier, unsigned parity)
 {
     unsigned done;

@@ -4,7 +4,7 @@
 //
 // Plain twin: the launches of minibatch.py, 3 a layer and mini-batch, which read every weight from
 // memory and write it back. At [784, 30, 10] with 10 examples the arithmetic of a step is 0.3
-// microseconds of one multiprocessor and a launch costs several; what is left when launches and
+// microseconds of eight multiprocessors and a launch costs several; what is left when launches and
 // memory are gone is the chain of phases that wait for each other, so this kernel has few of them.
 //
 // Layers are counted as in net.weights: layer 0 has w^2 (n_2, n_1), by far the largest, the layers
@@ -13,8 +13,8 @@
 // * Layer 0 is split over the CLUSTER blocks of a cluster by input: each block owns SLICE of the
 //   n_1 inputs with their weights, and trains on its slice of each row. By BP4 it needs nothing of
 //   the others for that; by the forward equation z is the sum of what the blocks find, so once a
-//   step each block sends its part of z to all of them. With CLUSTER = 1 the same text is the trainer
-//   for one block, without the exchange.
+//   step each block sends its part of z to all of them. With CLUSTER = 1 the same text trains on one
+//   block, without the exchange.
 // * Each block has the whole head and trains it on the same numbers in the same order: the copies
 //   stay equal to the last bit, and nothing has to be sent back.
 // * Many networks of one family train side by side: a cluster takes the row of a table.
@@ -22,9 +22,9 @@
 // A step, between the barriers of a block:
 //
 //   layer 0   the update of step s and the forward product of step s + 1 in one pass over the
-//             weights: a thread owns the weights (k, j .. j + J_TILE) for every GROUPS-th k, so that
-//             it reads, updates, uses and writes each of them with nobody to wait for. The parts of
-//             z that a group of threads has found lie in ``partial``.
+//             weights: a thread owns the weights (k, j .. j + J_TILE) for every GROUPS-th k, so
+//             that it reads, updates, uses and writes each of them with nobody to wait for. The
+//             parts of z that a group of threads has found lie in ``partial``.
 //   exchange  the sum over the groups, sent to every block. In its shadow: the update of the head
 //             by the step before, rows fetched a step ago to shared memory, and the next ones
 //             fetched from memory.
@@ -38,21 +38,27 @@
 // J_TILE neighbouring weights; the head's rows are an odd number of words apart, so that lanes may
 // run along either index. What Shared holds is added up in capacity.py, too, and must agree.
 //
-// What a step of [784, 30, 10] with 10 examples should cost on a cluster of 8, 320 threads, in
-// cycles, from the instructions and reads it has (an estimate: not measured):
+// What a step of [784, 30, 10] with 10 examples should cost, in cycles, on a cluster of 8 blocks of
+// 384 threads: 6 groups of 16 x 2 neurons, 17 turns of k (a count of instructions in sm_90 machine
+// code and of reads, with latencies as published: not measured). capacity.py counts so for any
+// shape.
 //
-//   layer 0   98 k of 30 neurons, forward and BP4: 2 x 29,400 products, 600 on the busiest of the
-//             four schedulers; 20 reads of 8 bytes, 2 reads and 2 writes of weights for 2 k: 700
-//   exchange  20 groups added: 250; 7 x 1.2 KB sent at about 14 bytes a cycle: 600; latency 250
-//   rows      z 100, sigma 100, head 150, BP1 150, BP2 150: 650
+//   layer 0   a turn is 40 products for both passes, 10 + 2 reads, 2 writes, 6 others: 60
+//             instructions; 17 turns on each of 3 schedulers: 1,020; its first reads: 100
+//   groups    6 parts of 300 numbers written and read: 170
+//   exchange  7 x 1.2 KB out at about 14 bytes a cycle: 600; on its way 250
+//   rows      a warp each: 8 parts of z, sigma, 8 + 5 turns of the head's products, BP1, 3
+//             __syncwarp: 580
 //   barriers  3 x 30
 //
-// 2,550 cycles or 1.3 microseconds at 1.98 GHz. One block alone has 8 times the inputs and no
-// exchange: 5,000 in layer 0, 600 for rows, 300 for groups: 3 microseconds.
+// 2,800 cycles, 1.5 microseconds at 1.9 GHz; 50 KiB of shared memory, 141 registers. One block
+// alone has 8 times the inputs and no exchange: 7,000 cycles, 3.7 microseconds, 185 KiB, 246
+// registers.
+// In the loop there is neither a fence of the GPU nor a flush of a cache: STAS and SYNCS only.
 //
 // Not tried: weights and rows in registers from one step to the next (it would save half of the
-// reads of layer 0), an exchange in two hops, each block adding its share (a quarter of the bytes,
-// twice the latency).
+// reads of layer 0); an exchange in two hops, each block adding its share (a quarter of the bytes,
+// twice the latency); rows read four at a time.
 
 #include "common.cuh"
 #include "cluster.cuh"
@@ -167,7 +173,7 @@ static_assert(sizeof(Shared) == SHARED_BYTES, "capacity.py adds up what Shared h
 
 constexpr int VELOCITY = MOMENTUM ? sizeof(Trained) / sizeof(T) : 0;  // how far it is from its p
 
-// One network of the table, as networks.py writes it.
+// One network of the table, as resident.py writes it.
 struct Network {
     T *parameters, *velocities;
     const long long* order;
@@ -272,7 +278,8 @@ struct Coming {
             const int e = threadIdx.x + turn * BLOCK;
 #pragma unroll
             for (int q = 0; q < FETCH; q++) {
-                if (is_there(e)) s.x[X_BUFFER(step)][k_of(e) + q][i_of(e)] = as_input(x[turn].at[q]);
+                if (!is_there(e)) continue;
+                s.x[X_BUFFER(step)][k_of(e) + q][i_of(e)] = as_input(x[turn].at[q]);
             }
         }
 #pragma unroll

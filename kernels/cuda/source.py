@@ -57,4 +57,4 @@ def compiled(text: str, name: str) -> Any:
     """The kernel ``name`` of this text, compiled by NVRTC, and kept on disk by CuPy."""
     import cupy
 
-    return cupy.RawModule(code=text).get_function(name)
+    return cupy.RawModule(code=text, options=("-std=c++17",)).get_function(name)

@@ -18,7 +18,10 @@ from gpubp.kernels.cuda.resident import ResidentStepper, data_layout, device_lim
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
-STEPPERS = {"graph": GraphStepper, "resident": ResidentStepper}
+STEPPERS: dict[str, type[GraphStepper] | type[ResidentStepper]] = {
+    "graph": GraphStepper,
+    "resident": ResidentStepper,
+}
 _VARIABLE = "GPUBP_CUDA_STEPPER"
 _LAUNCH, _PRODUCTS = 1.7e-6, 10e12  # of a graph: seconds a launch, and products a second
 
@@ -61,7 +64,6 @@ class Stepper:
 
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
         self.engine = choose_stepper(plan, x, y)
-        self._stepper: GraphStepper | ResidentStepper
         self._stepper = STEPPERS[self.engine](plan, parameters, x, y)
 
     def run(self, order: Any, learning_rate: float) -> float:

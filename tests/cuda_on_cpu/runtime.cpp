@@ -9,8 +9,8 @@
 //                            block's: from the first block up, from the last one down
 //   4, 5 shuffled            all resident threads, in an order drawn anew for each turn (two seeds)
 //
-// Resident are blocks of at most RESIDENT threads together, as many as a GPU holds at a time, and all
-// blocks of a cluster.
+// Resident are blocks of at most RESIDENT threads together, as many as a GPU holds at a time, and
+// all blocks of a cluster.
 #include <stdlib.h>
 #include <sys/mman.h>
 

@@ -46,8 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        "long_on_the_chip(*words): the same for kernels that stay on the stand-in's chip, in the place "
-        "of the cpu's panels",
+        "long_on_the_chip(*words): the same for kernels that stay on the stand-in's chip, which "
+        "have the place of the cpu's panels",
     )
 
 

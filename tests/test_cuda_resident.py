@@ -226,7 +226,8 @@ def family(stand_in: Any, members: int, networks: int = 1) -> tuple[Any, list[An
         parameters.velocity = stand_in.zeros_like(parameters.flat)
         rule = replace(kind.rule, momentum=0.5 + 0.1 * i, l2=0.01 * (i + 1))
         order = stand_in.asarray(rng.permutation(30))
-        found.append(resident.Member(parameters, rule, order, 30 - 5 * i, 0.1 * (i + 1)))
+        own = replace(kind, rule=rule)
+        found.append(resident.Member(own, parameters, order, 30 - 5 * i, 0.1 * (i + 1)))
     data = resident.data_layout(x, y)
     chosen = capacity.choose_shape(kind, data, resident.device_limits(), networks)
     return resident.Family(kind, chosen, x, y), found, x, y
@@ -257,15 +258,18 @@ def test_networks_side_by_side_are_each_as_if_alone(
     last = members[-1]
     right.flat[...], right.velocity = last.parameters.flat.get(), np.zeros(right.flat.size)
     reference = gpubp.get_backend("reference").kernels.Stepper(
-        replace(plan(), rule=last.rule), right, x.get(), y.get()
+        replace(plan(), rule=last.plan.rule), right, x.get(), y.get()
     )
     cost = reference.run(last.order.get()[: last.examples], last.learning_rate)
     assert normwise(results[0][-3], right.flat) <= 1e-13
     assert abs(results[0][-1][-1].sum() / last.examples - cost) <= 1e-14
 
 
-def test_a_family_has_one_kind_of_rule(stand_in: Any) -> None:
+def test_a_family_has_one_kind_of_network(stand_in: Any) -> None:
     kernel, members, x, y = family(stand_in, 1)
-    other = replace(members[0], rule=UpdateRule())
-    with pytest.raises(ValueError, match=r"network 0 has .*momentum=0.0, .* in a family with"):
-        kernel.enqueue([other], x, y, kernel.costs(1))
+    for other, words in (
+        (plan(), r"network 0 has .*momentum=0.0, .* in a family with .*momentum=0.5"),
+        (replace(members[0].plan, batch_size=5), "network 0 is .* in a family of"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kernel.enqueue([replace(members[0], plan=other)], x, y, kernel.costs(1))

@@ -8,7 +8,7 @@ its own weights, order of examples, learning rate and rule's numbers. The Steppe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cupy as cp
@@ -20,7 +20,6 @@ from gpubp.kernels.cuda.feed import make_feed
 from gpubp.kernels.cuda.launch import Formulas, Kernel
 from gpubp.kernels.cuda.layers import IDENTITY, input_type, output_formulas, target_type
 from gpubp.kernels.cuda.source import compiled, source
-from gpubp.optimiser import UpdateRule
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -31,8 +30,8 @@ _LAUNCH_SECONDS = 0.1  # at most, as predicted: Ctrl-C waits for it
 class Member:
     """One network in training: ``order`` (int64, on the device) and how many of it to train on."""
 
+    plan: Plan
     parameters: Parameters
-    rule: UpdateRule
     order: Any
     examples: int
     learning_rate: float
@@ -62,7 +61,7 @@ class Family:
             J_THREADS=shape.j_threads, GROUPS=shape.groups, SLICE=shape.slice, FETCH=shape.fetch,
             SHARED_BYTES=shape.shared_bytes, Input=input_type(x), Target=target_type(y),
             Y_WIDTH=1 if y.ndim == 1 else y.shape[1],
-            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **_kind(plan.rule),
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **_kind(plan),
         )  # fmt: skip
         self._kernel = Kernel(compiled(text, "resident"), shape.threads, shape.shared_bytes)
         pointer, number = np.uint64, np.dtype(plan.dtype)
@@ -85,11 +84,14 @@ class Family:
         Their rules may differ in numbers, not in kind: momentum or none, penalties or none."""
         table = np.zeros(len(members), self._row)
         for i, member in enumerate(members):
-            rule, flat, velocity = member.rule, member.parameters.flat, member.parameters.velocity
-            if _kind(rule) != _kind(self.plan.rule):
-                raise ValueError(f"network {i} has {rule} in a family with {self.plan.rule}")
+            plan, flat, velocity = member.plan, member.parameters.flat, member.parameters.velocity
+            if _kind(plan) != _kind(self.plan):
+                raise ValueError(f"network {i} has {plan.rule} in a family with {self.plan.rule}")
+            if replace(plan, rule=self.plan.rule) != self.plan:
+                raise ValueError(f"network {i} is {plan} in a family of {self.plan}")
             arrays = (flat, flat if velocity is None else velocity, member.order)
             cost = costs.data.ptr + i * self.shape.cluster * costs.itemsize
+            rule = plan.rule
             numbers = (member.learning_rate, rule.momentum, rule.l2, rule.l1)
             table[i] = (*(a.data.ptr for a in arrays), cost, member.examples, *numbers)
         there = cp.empty(table.nbytes, np.uint8)
@@ -102,8 +104,9 @@ class Family:
             self._kernel(blocks, there, x, y, np.int64(begin), np.int64(end))
 
 
-def _kind(rule: UpdateRule) -> dict[str, int]:
-    """What of a rule is compiled into the kernel."""
+def _kind(plan: Plan) -> dict[str, int]:
+    """What of the update rule is compiled into the kernel."""
+    rule = plan.rule
     return {
         "MOMENTUM": int(rule.momentum != 0),
         "NESTEROV": int(rule.nesterov),
@@ -148,7 +151,7 @@ class ResidentStepper:
                     piece = order[start : start + feed.rows]
                     feed.load(piece, stream)
                     member = Member(
-                        self.parameters, self.plan.rule, feed.order, len(piece), learning_rate
+                        self.plan, self.parameters, feed.order, len(piece), learning_rate
                     )
                     self._family.enqueue([member], feed.x, feed.y, costs)
                 return float(costs.get().sum()) / len(order)

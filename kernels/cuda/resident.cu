@@ -553,7 +553,7 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
         coming.deposit_indices(s, step);
     }
     fetch_indices(2);
-#ifndef MUTANT_FIRST_INDICES_WITHOUT_BARRIER
+#ifndef MUTANT_FIRST_INDICES_NOT_WAITED_FOR
     __syncthreads();
 #endif
     coming.fetch(s, 0, x, y, first_input);

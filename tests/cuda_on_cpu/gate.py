@@ -131,7 +131,7 @@ def mutants(file: str = "") -> list[str]:
 def results(
     case: Case, backend: gpubp.Backend, dtype: str | None = None, seed: int = 5, runs: int = 2
 ) -> Any:
-    """Arrays by name: what training, scoring and the two contract kernels compute.
+    """Arrays by name: what training computes, and on graphs scoring and the two contract kernels.
 
     All that is drawn is exact in float32, so that every dtype starts from the same numbers.
     """
@@ -158,8 +158,15 @@ def results(
     stepper = backend.kernels.Stepper(plan, parameters, x, y)
     orders = [rng.integers(0, n, case.rows) for _ in range(runs)]
     costs = [stepper.run(order, 0.05) for order in orders]
+    named = {"parameters": parameters.flat}
+    if case.rule.momentum:
+        named["velocity"] = parameters.velocity
+    if case.cluster is not None:
+        arrays = {name: backend.asnumpy(array) for name, array in named.items()}
+        return arrays | {"costs": np.array(costs)}
     delta, a = (backend.asarray(draw(case.batch, m)) for m in sizes[-2:])
-    product, column_sum = backend.kernels.outer_sum(delta, a)
+    named["product"], named["column sum"] = backend.kernels.outer_sum(delta, a)
+    named["hadamard"] = backend.kernels.hadamard_sigma_prime(a, a, a, activations[0])
     if hasattr(backend.kernels, "score"):
         total, right = backend.kernels.score(parameters, activations, cost, x, y)
     else:
@@ -167,12 +174,6 @@ def results(
         net.parameters.flat[...] = parameters.flat
         found = net.evaluate(x, y)
         total, right = found.cost * n, round((found.accuracy or 0) * n)
-    named = {
-        "parameters": parameters.flat, "product": product, "column sum": column_sum,
-        "hadamard": backend.kernels.hadamard_sigma_prime(a, a, a, activations[0]),
-    }  # fmt: skip
-    if case.rule.momentum:
-        named["velocity"] = parameters.velocity
     arrays = {name: backend.asnumpy(array) for name, array in named.items()}
     classes = case.labels and sizes[-1] > 1
     return arrays | {"costs": np.array([*costs, total])} | ({"right": right} if classes else {})

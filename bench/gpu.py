@@ -27,11 +27,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "jax")
 SUBJECTS = (
-    "gpubp cuda", "PyTorch eager", "PyTorch CUDA graph", "PyTorch CUDA graph, 50 steps",
-    "PyTorch compiled", "JAX scan", "JAX scan, permuted",
+    "gpubp cuda", "gpubp cuda, graphs", "PyTorch eager", "PyTorch CUDA graph",
+    "PyTorch CUDA graph, 50 steps", "PyTorch compiled", "JAX scan", "JAX scan, permuted",
 )  # fmt: skip
-# torch.compile takes half a minute for each case, and on the large one there is nothing to gain.
-ONLY = {"PyTorch compiled": ("S", "M")}
+# torch.compile takes half a minute for each case, and on the large one there is nothing to gain;
+# gpubp trains the others by graphs anyway.
+ONLY = {"PyTorch compiled": ("S", "M"), "gpubp cuda, graphs": ("S",)}
 TESTS = ("test_cuda_backend.py", "test_cuda_host.py", "test_kernels.py", "test_truth.py",
          "test_sgd_truth.py", "test_network.py", "test_sgd.py")  # fmt: skip
 CHECK = 1e-3  # of the cost: how far a peer may be from the reference after the checked steps
@@ -152,7 +153,7 @@ def sanitize(clock: Clock, tool: str) -> None:
         return clock.say(f"{tool}: left out, compute-sanitizer is not installed")
     gate = ROOT / "tests" / "cuda_on_cpu" / "gate.py"
     command = [found, "--tool", tool, "--error-exitcode", "66", sys.executable, str(gate),
-               "--device", "ragged", "tile 0"]  # fmt: skip
+               "--device", "ragged", "tile 0", "resident", "resident, deep"]  # fmt: skip
     report(tool, clock, *clock.run(command, 60))
 
 

@@ -44,6 +44,14 @@ class GpubpCuda(Peer):
         self.stepper.run(order, self.case.eta)
 
 
+class GpubpGraphs(GpubpCuda):
+    """The same by CUDA graphs, though the network would fit the chip."""
+
+    def __init__(self, *arguments: Any) -> None:
+        os.environ["GPUBP_CUDA_STEPPER"] = "graph"
+        super().__init__(*arguments)
+
+
 class TorchOnGPU(Peer):
     """Eager PyTorch: Linear and sigmoid layers, autograd, torch.optim.SGD."""
 
@@ -152,6 +160,7 @@ class TorchGraphs(TorchGraph):
 
 GPU_PEERS: dict[str, type[Peer]] = {
     "gpubp cuda": GpubpCuda,
+    "gpubp cuda, graphs": GpubpGraphs,
     "PyTorch eager": TorchOnGPU,
     "PyTorch CUDA graph": TorchGraph,
     "PyTorch CUDA graph, 50 steps": TorchGraphs,

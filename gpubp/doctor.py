@@ -147,6 +147,16 @@ def _gpu() -> str:
     return "; ".join(found) + "; the driver serves CUDA {}, CuPy uses {}".format(*versions)
 
 
+def _stepper() -> str:
+    from .backend import get_backend
+
+    try:
+        get_backend("cuda")
+    except BackendUnavailable:
+        return "none without a GPU"
+    return str(import_module("gpubp.kernels.cuda.stepper").describe())
+
+
 def _data_cache() -> str:
     import pooch
 
@@ -171,6 +181,7 @@ _REPORT = {
     "BLAS": _blas,
     "engine": _engine,
     "GPU": _gpu,
+    "on a GPU": _stepper,
     "data": _data_cache,
     "kernels": _kernel_cache,
 }

@@ -35,6 +35,7 @@ def _cuda() -> list[Any]:
 
 
 CUDA = _cuda()
+_LONG = {"long_on_the_stand_in": "cuda-on-cpu", "long_on_the_chip": "panels-cuda-on-cpu"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,16 +44,22 @@ def pytest_configure(config: pytest.Config) -> None:
         "long_on_the_stand_in(*words): cuda-on-cpu runs only the cases whose id holds one of these "
         "words, all of them under GPUBP_EVERYTHING=1; reference, cpu and cuda run every case",
     )
+    config.addinivalue_line(
+        "markers",
+        "long_on_the_chip(*words): the same for kernels that stay on the stand-in's chip, which "
+        "have the place of the cpu's panels",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Kernels on fibers take a thousand times a GPU's time: there, a part stands for the whole."""
 
     def runs(item: pytest.Item) -> bool:
-        mark = item.get_closest_marker("long_on_the_stand_in")
-        if mark is None or "cuda-on-cpu" not in item.name:
-            return True
-        return any(word in item.name for word in mark.args)
+        for name, where in _LONG.items():
+            mark = item.get_closest_marker(name)
+            if mark and where in item.name and not any(word in item.name for word in mark.args):
+                return False
+        return True
 
     if os.environ.get("GPUBP_EVERYTHING") != "1":
         config.hook.pytest_deselected(items=[item for item in items if not runs(item)])
@@ -61,12 +68,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @contextmanager
 def opened(name: str) -> Iterator[gpubp.Backend]:
-    """The backend of that name; "cuda-on-cpu" is "cuda" on the stand-in for CuPy."""
-    if name != "cuda-on-cpu":
-        yield gpubp.get_backend(name)
-        return
-    with installed(), imagined():
-        yield gpubp.get_backend("cuda")
+    """The backend of that name; "cuda-on-cpu" is "cuda" on the stand-in for CuPy.
+
+    On a GPU it trains by graphs, as any network can be: tests of other Steppers ask for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPUBP_CUDA_STEPPER", "graph")
+        if name != "cuda-on-cpu":
+            yield gpubp.get_backend(name)
+            return
+        with installed(), imagined():
+            yield gpubp.get_backend("cuda")
 
 
 @pytest.fixture(params=["reference", "cpu", *CUDA])

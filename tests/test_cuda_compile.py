@@ -29,7 +29,9 @@ from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+EVERYTHING = os.environ.get("GPUBP_EVERYTHING") == "1"
 STATIC_LIMIT = 48 << 10
+MOST = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}  # with dynamic shared memory
 REGISTERS = 65536  # of a multiprocessor, on all three
 
 SIGMOID, TANH, QUADRATIC = ACTIVATIONS["sigmoid"], ACTIVATIONS["tanh"], COSTS["quadratic"]
@@ -70,9 +72,31 @@ def varied() -> Iterator[Network]:
             yield ((9, 7, 3), (TANH, output), cost, 5, "float64", RULES[0], False, False)
 
 
-def texts(networks: Iterator[Network]) -> dict[str, str]:
-    """text -> kernel, of all that these networks ask for; nothing is run."""
-    with installed() as cupy, imagined(collected={}) as machine:
+def resident() -> Iterator[Network]:
+    """Networks that stay on the chip: the tallest batches and the widest layers, too."""
+    sigmoid = (SIGMOID,) * 4
+    kinds = itertools.product(("float32", "float64"), (RULES[0], RULES[3]))
+    for turn, (dtype, rule) in enumerate(kinds):
+        for sizes, batch in (
+            ((784, 30, 10), 10), ((784, 100, 10), 10), ((784, 30, 10), 1), ((785, 33, 7), 9),
+            ((17, 9, 7, 5, 3), 7), ((64, 30, 10), 32), ((300, 200, 3), 5), ((1, 1), 1),
+        ):  # fmt: skip
+            bytes_ = bool((batch + turn) % 2)
+            sigma = sigmoid[: len(sizes) - 1]
+            yield (sizes, sigma, QUADRATIC, batch, dtype, rule, bytes_, bytes_)
+    yield ((64, 30, 10), sigmoid[:2], QUADRATIC, 60, "float32", RULES[3], True, True)
+
+
+def texts(
+    networks: Iterator[Network], stepper: str = "graph", arch: str = "sm_90"
+) -> dict[str, str]:
+    """text -> kernel, of all that these networks ask for on such a GPU; nothing is run."""
+    with (
+        installed() as cupy,
+        imagined(collected={}, compute_capability=arch[3:]) as machine,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("GPUBP_CUDA_STEPPER", stepper)
         kernels = gpubp.get_backend("cuda").kernels
         for sizes, activations, cost, batch, dtype, rule, bytes_, labels in networks:
             parameters = Parameters(cupy, sizes, dtype)
@@ -83,7 +107,7 @@ def texts(networks: Iterator[Network]) -> dict[str, str]:
             plan = Plan(sizes, activations, cost, batch, dtype, rule)
             kernels.Stepper(plan, parameters, x, y).run(np.arange(batch), 0.1)
             kernels.score(parameters, activations, cost, x, y)
-            delta, a = (cupy.ones((batch, n), dtype) for n in sizes[1:3])
+            delta, a = (cupy.ones((batch, n), dtype) for n in sizes[-2:])
             kernels.outer_sum(delta, a)
             kernels.hadamard_sigma_prime(a, a, a, activations[0])
         assert machine.collected is not None
@@ -99,12 +123,18 @@ def needs_nvrtc() -> None:
         pytest.skip(missing)
 
 
+def constants(text: str) -> dict[str, str]:
+    """Those at the head of the text."""
+    head = text.partition("//")[0]
+    return dict(line.split()[1:3] for line in head.splitlines() if line.startswith("#define"))
+
+
 def threads(text: str) -> int:
-    """Threads a block: as launched, from the constants at the head of the text."""
-    constants = dict(line.split()[1:3] for line in text.splitlines() if line.startswith("#define"))
-    if "BLOCK" in constants:
-        return int(constants["BLOCK"])
-    bm, bn, tm, tn, slices = (int(constants[name]) for name in ("BM", "BN", "TM", "TN", "SLICES"))
+    """Threads a block: as launched."""
+    given = constants(text)
+    if "BLOCK" in given:
+        return int(given["BLOCK"])
+    bm, bn, tm, tn, slices = (int(given[name]) for name in ("BM", "BN", "TM", "TN", "SLICES"))
     return bm // tm * (bn // tn) * slices
 
 
@@ -115,7 +145,9 @@ def check(arch: str, kernels: dict[str, str]) -> None:
         usage = nvrtc.usage(text, arch, kernel)
         head = f"{arch}, {kernel} with\n{text.partition('//')[0]}"
         assert usage.spilled == 0, f"registers spill: {head}"
+        dynamic = constants(text).get("SHARED_BYTES", "0")
         assert usage.shared <= STATIC_LIMIT, f"too much shared memory: {head}"
+        assert usage.shared + int(dynamic) <= MOST[arch], f"too much shared memory: {head}"
         assert usage.registers * threads(text) <= REGISTERS, f"no block fits: {head}"
         found.setdefault(kernel, []).append(usage)
     print(f"NVRTC {nvrtc.version()}, {arch}: registers and shared bytes at most, variants")
@@ -129,8 +161,19 @@ def test_the_measured_networks_fit(arch: str) -> None:
     check(arch, texts(measured()))
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_what_stays_on_the_chip_fits(arch: str) -> None:
+    """By the rule, which lets a graph train what does not fit: in shared memory beside its own, in
+    registers, in the clusters of these GPUs."""
+    networks = list(resident())
+    some = networks if arch == "sm_90" else networks[:: 1 if EVERYTHING else 3]
+    found = texts(iter(some), "", arch)
+    assert set(found.values()) >= {"resident"}
+    check(arch, {text: kernel for text, kernel in found.items() if kernel == "resident"})
+
+
 def test_all_formulas_rules_and_kinds_of_data_compile() -> None:
-    found = texts(varied())
+    found = texts(varied()) | texts(varied(), "resident")
     check("sm_90", found)
     stems = {
         p.name[:-3] for p in (files("gpubp.kernels") / "cuda").iterdir() if p.name.endswith(".cu")

@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 
 import gpubp
 
+STEPPERS = ("graph", "resident")
 BOUND = {"float64": 1e-12, "float32": 1e-5}
 ROWS = 307  # 30 mini-batches of 10 and one of 7
 
@@ -50,7 +51,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"learning_rate": 0.3, "batch_size": 32, "momentum": 0.5, "l1": 1e-5}, "float",
     ),
     "no hidden layer": (
-        {"sizes": [64, 10]}, {"learning_rate": lambda epoch: 2 / (1 + epoch), "batch_size": 50},
+        {"sizes": [64, 10]}, {"learning_rate": lambda epoch: 2 / (1 + epoch), "batch_size": 30},
         "uint8",
     ),
     "formulas of one's own": (
@@ -75,9 +76,12 @@ def flat(net: gpubp.Network) -> Any:
 
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("stepper", STEPPERS)
 def test_a_fit_ends_with_the_references_weights(
-    name: str, dtype: str, cuda_backend: gpubp.Backend
-) -> None:
+    stepper: str, name: str, dtype: str, cuda_backend: gpubp.Backend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", stepper)
     ours, right = (trained(backend, name, dtype) for backend in (cuda_backend, "reference"))
     assert ours.history[-1].cost < ours.history[0].cost
     assert normwise(flat(ours), flat(right)) <= BOUND[dtype]
@@ -88,12 +92,20 @@ def test_a_fit_ends_with_the_references_weights(
         assert error <= BOUND[dtype] * wanted.validation_cost
 
 
-def test_a_fit_repeats_bit_for_bit(cuda_backend: gpubp.Backend) -> None:
+@pytest.mark.parametrize("stepper", STEPPERS)
+def test_a_fit_repeats_bit_for_bit(
+    stepper: str, cuda_backend: gpubp.Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", stepper)
     first, second = (trained(cuda_backend, "softmax, Nesterov", "float32") for _ in range(2))
     np.testing.assert_array_equal(flat(first), flat(second))
 
 
-def test_resumed_after_ctrl_c_as_if_unbroken(cuda_backend: gpubp.Backend, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stepper", STEPPERS)
+def test_resumed_after_ctrl_c_as_if_unbroken(
+    stepper: str, cuda_backend: gpubp.Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", stepper)
     x, y = digits()
     how: dict[str, Any] = {
         "batch_size": 10, "learning_rate": 0.1, "momentum": 0.9, "l2": 1e-4,
@@ -119,7 +131,11 @@ def test_resumed_after_ctrl_c_as_if_unbroken(cuda_backend: gpubp.Backend, tmp_pa
     np.testing.assert_allclose(*costs, rtol=1e-14, atol=0)
 
 
-def test_divergence_is_named_and_the_last_finite_weights_kept(cuda_backend: gpubp.Backend) -> None:
+@pytest.mark.parametrize("stepper", STEPPERS)
+def test_divergence_is_named_and_the_last_finite_weights_kept(
+    stepper: str, cuda_backend: gpubp.Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", stepper)
     x, y = digits("float")
     net = gpubp.Network([64, 10, 10], activation="identity", backend=cuda_backend, rng=1)
     with pytest.raises(gpubp.DivergenceError) as caught:

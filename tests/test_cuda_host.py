@@ -29,7 +29,8 @@ SIZES, BATCH = (5, 4, 3), 4
 
 
 @pytest.fixture(autouse=True)
-def stand_in() -> Iterator[Any]:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", "graph")  # test_cuda_resident.py has the other
     with installed() as cupy:
         yield cupy
 
@@ -86,10 +87,11 @@ def test_texts_are_complete_and_say_what_they_are() -> None:
 def test_every_kernel_file_holds_the_kernel_of_its_name() -> None:
     folder = Path(cuda("source").__file__).parent
     stems = sorted(path.stem for path in folder.glob("*.cu"))
-    assert len(stems) == 7
+    assert len(stems) == 8
     for stem in stems:
         code = (folder / f"{stem}.cu").read_text()
-        declared = r"__global__ void (?:__launch_bounds__\(\w+(?:, 1)?\) )?(\w+)\("
+        bounds, cluster = r"(?:__launch_bounds__\(\w+(?:, 1)?\)\s)?", r"(?:#if(?:.|\n)*?#endif\n)?"
+        declared = rf"__global__ void {bounds}{cluster}(\w+)\("
         assert re.findall(declared, code) == [stem]
         assert code.startswith(f"// {stem}: " if "bp" not in stem else f"// {stem.upper()}: ")
 
@@ -140,7 +142,8 @@ def stepper(
     sigma = (ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"])
     plan = Plan(SIZES, sigma, COSTS["quadratic"], BATCH, dtype, rule)
     x, y = rng.random((rows, 5)).astype(dtype), rng.integers(0, 3, rows)
-    return where.kernels.Stepper(plan, parameters, x, y), parameters
+    made = where.kernels.Stepper(plan, parameters, x, y)
+    return getattr(made, "_stepper", made), parameters
 
 
 def train(rows: int, pieces: int = 1, backend: str = "cuda", **kwargs: Any) -> tuple[Any, float]:
@@ -156,7 +159,7 @@ def train(rows: int, pieces: int = 1, backend: str = "cuda", **kwargs: Any) -> t
 
 @needs_compiler
 def test_a_piece_is_graphs_and_a_remainder(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, launched, replayed = cuda("stepper"), [], []
+    module, launched, replayed = cuda("graph"), [], []
     one, _ = stepper(BATCH * 140 + 3)
     enqueue, graph = one._minibatch.enqueue, type(one)._graph
 
@@ -247,8 +250,12 @@ def test_a_failed_capture_is_told_and_can_be_repeated(monkeypatch: pytest.Monkey
 
 
 @needs_compiler
+@pytest.mark.parametrize("which", ["graph", "resident"])
 @pytest.mark.parametrize("targets", [False, True], ids=["labels", "targets"])
-def test_more_data_than_memory_are_streamed(targets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_data_than_memory_are_streamed(
+    targets: bool, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", which)
     rng = np.random.default_rng(55)
     x = rng.integers(0, 256, (1000, 500), dtype=np.uint8)
     y = rng.random((1000, 2)) if targets else rng.integers(0, 2, 1000)

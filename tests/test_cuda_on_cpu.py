@@ -147,6 +147,42 @@ def test_integer_atomics(cupy: Any) -> None:
         kernel(cupy, "atomicAdd(out, 1.f);")
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_clusters(cupy: Any, schedule: str) -> None:
+    """Three clusters of four blocks pass numbers round, twice, and meet."""
+    code = """
+    extern "C" __global__ void __launch_bounds__(32) __cluster_dims__(4, 1, 1) kernel(float* out)
+    {
+        extern __shared__ float4 memory[];
+        __shared__ __align__(16) unsigned long long arrived[2];
+        const unsigned rank = cluster_rank(), t = threadIdx.x;
+        if (t < 2) mbarrier_init(arrived + t, 1);
+        cluster_sync();
+        for (int turn = 0; turn < 2; turn++) {
+            if (t == 0) mbarrier_expect(arrived + turn, 32 * 16);
+            const uint4 v = {blockIdx.x, rank, t, unsigned(turn)};
+            send(v, memory + 32 * turn + t, arrived + turn, (rank + 1) % 4);
+            mbarrier_wait(arrived + turn, 0);
+            uint4 got;
+            memcpy(&got, memory + 32 * turn + (t + 1) % 32, sizeof got);
+            out[32 * blockIdx.x + t] += got.x + 100 * got.y + 1000 * got.z + 100000 * got.w;
+        }
+        cluster_sync();
+        if (t == 0) out[32 * (blockIdx.x ^ 3)] += 0.5f;
+    }"""
+    f, out = cupy.RawModule(code=code).get_function("kernel"), cupy.zeros(12 * 32, np.float32)
+    with imagined(schedule=schedule):
+        f((12,), (32,), (out,), shared_mem=2 * 32 * 16)
+    found, (block, t) = out.get().reshape(12, 32), np.indices((12, 32))
+    rank = (block - 1) % 4
+    sent = 2 * (block // 4 * 4 + rank + 100 * rank + 1000 * ((t + 1) % 32)) + 100000
+    np.testing.assert_array_equal(found, sent + 0.5 * (t == 0))
+    with imagined(compute_capability="80"), pytest.raises(CUDARuntimeError, match="no clusters"):
+        f((12,), (32,), (out,), shared_mem=2 * 32 * 16)
+    with pytest.raises(CUDARuntimeError, match="clusters of 4"):
+        f((6,), (32,), (out,), shared_mem=2 * 32 * 16)
+
+
 def test_schedules_differ_and_repeat(cupy: Any) -> None:
     f = kernel(cupy, "out[atomicAdd(n, 1)] = 100 * blockIdx.x + threadIdx.x; __syncthreads();"
                "out[atomicAdd(n, 1)] = 1000;", "float* out, int* n")  # fmt: skip

@@ -222,11 +222,12 @@ RULES = {
 def engines(
     request: pytest.FixtureRequest, poisoned: gpubp.Backend, monkeypatch: pytest.MonkeyPatch
 ) -> gpubp.Backend:
-    """The backend, poisoned; "cpu" with each of its engines."""
+    """The backend, poisoned: "cpu" with each of its engines; "cuda" on graphs, and, where "cpu" has
+    its panels, by the rule, which finds these networks small enough to stay on the chip."""
     if poisoned.name == "cpu":
         monkeypatch.setenv("GPUBP_ENGINE", request.param)
     elif request.param == "panels":
-        pytest.skip("only the cpu has engines to choose from")
+        monkeypatch.delenv("GPUBP_CUDA_STEPPER")
     return poisoned
 
 
@@ -234,7 +235,7 @@ def engines(
 def train(
     backend: gpubp.Backend, dtype: str, sizes: Any, activations: Any, cost: Any, rule: UpdateRule,
     inputs: str, labels: bool, rate: float = 0.05, runs: int = 7, seed: int = 34,
-    batch: int = BATCH, engine: str | None = None,
+    batch: int = BATCH, engine: tuple[str | None, ...] = (),
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """(parameters, velocity, costs), from weights and data that are exact in float32; each run
     is two full mini-batches and one of 4 rows. ``engine`` only tells cached results apart."""
@@ -272,7 +273,7 @@ def check_stepper(
         return [list(part) for part in zip(*runs, strict=True)]
 
     truth = results(oracle, "float64")
-    more["engine"] = os.environ.get("GPUBP_ENGINE")
+    more["engine"] = tuple(map(os.environ.get, ("GPUBP_ENGINE", "GPUBP_CUDA_STEPPER")))
     found = results(backend, dtype)
     del more["engine"]
     assert np.isfinite(rms(truth[0]))
@@ -289,6 +290,7 @@ SIZES = (13, 11, 7, 5)
 SIGMOID, TANH, QUADRATIC = ACTIVATIONS["sigmoid"], ACTIVATIONS["tanh"], COSTS["quadratic"]
 
 
+@pytest.mark.long_on_the_chip("float32")
 @pytest.mark.parametrize("activation", ELEMENTWISE, ids=pair_id)
 def test_stepper_with_every_activation(activation: Any, dtype: str, engines: gpubp.Backend) -> None:
     check_stepper(engines, dtype, SIZES, [activation, activation, SIGMOID], QUADRATIC)
@@ -297,6 +299,7 @@ def test_stepper_with_every_activation(activation: Any, dtype: str, engines: gpu
 @pytest.mark.long_on_the_stand_in(
     "float64", "float32-cuda-on-cpu-sigmoid", "float32-cuda-on-cpu-relu"
 )
+@pytest.mark.long_on_the_chip("float64")
 @pytest.mark.parametrize(("output", "cost"), legal_pairs(), ids=pair_id)
 def test_stepper_with_every_cost(
     output: Any, cost: Any, dtype: str, engines: gpubp.Backend
@@ -305,6 +308,7 @@ def test_stepper_with_every_cost(
 
 
 @pytest.mark.long_on_the_stand_in("labels-uint8", "targets-float-nesterov")
+@pytest.mark.long_on_the_chip("float32")
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("inputs", ["uint8", "float"])
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "targets"])
@@ -316,6 +320,7 @@ def test_stepper_with_every_rule_and_kind_of_data(
     check_stepper(engines, dtype, SIZES, softmax, cost, rule, inputs, labels)
 
 
+@pytest.mark.long_on_the_chip("nesterov")
 @pytest.mark.parametrize("rule", ["plain", "nesterov-l2-l1"])
 @pytest.mark.parametrize(
     "sizes",
@@ -343,6 +348,7 @@ def test_small_weight_decay_is_not_rounded_away(dtype: str, engines: gpubp.Backe
     check_stepper(engines, dtype, SIZES, sigma, QUADRATIC, "small-l2", rate=0.5, runs=100)
 
 
+@pytest.mark.long_on_the_chip("float32")
 @pytest.mark.parametrize("activation", ELEMENTWISE, ids=pair_id)
 def test_a_nan_weight_shows_in_the_cost(
     activation: Any, dtype: str, engines: gpubp.Backend

@@ -2,7 +2,8 @@
 
 A kernel is a ``.cu`` file that reads as an essay: its equation, its plain twin, its launch and why
 it has that shape. ``source`` makes them kernels, ``tiling`` cuts products into tiles, ``minibatch``
-strings them together, ``stepper`` makes graphs of them.
+strings them together, ``graph`` makes graphs of them; ``resident`` trains a small network in one
+launch, where ``capacity`` finds that it fits; ``stepper`` chooses.
 """
 
 from gpubp.kernels.cuda.evaluation import score

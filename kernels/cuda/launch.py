@@ -7,7 +7,7 @@ as C's int, and every other scalar has to say its type.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,23 +24,31 @@ Formulas = Mapping[str, Expression]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A function on the device, launched on CuPy's current stream."""
+    """A function on the device, launched on CuPy's current stream.
+
+    ``shared_bytes`` of dynamic shared memory a block; for more than 48 KiB CUDA wants to be asked.
+    """
 
     function: Any
     threads: int
+    shared_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shared_bytes:
+            self.function.max_dynamic_shared_size_bytes = self.shared_bytes
 
     def __call__(self, blocks: int, *arguments: Any) -> None:
         if not blocks:
             return
         given = [np.int32(a) if type(a) is int else a for a in arguments]
-        self.function((blocks,), (self.threads,), tuple(given))
+        self.function((blocks,), (self.threads,), tuple(given), shared_mem=self.shared_bytes)
 
 
 @dataclass(frozen=True)
 class Product(Kernel):
     """A kernel on ``tile.cuh``, a block a tile."""
 
-    tile: Tile
+    tile: Tile = field(kw_only=True)
 
     def product(self, rows: int, columns: int, *arguments: Any) -> None:
         """Launch it for a (rows, columns) product."""
@@ -61,4 +69,4 @@ def load_product(
     """The kernel of ``stem``.cu with the tile for a product of that (rows, columns, depth)."""
     tile = choose_tile(*size, dtype)
     text = source(stem, dtype, formulas, **tile.constants, **constants)
-    return Product(compiled(text, stem), tile.threads, tile)
+    return Product(compiled(text, stem), tile.threads, tile=tile)

@@ -12,10 +12,10 @@ import numpy as np
 from gpubp.activation import Activation, Softmax
 from gpubp.cost import Cost, output_error
 from gpubp.expression import Expression
-from gpubp.kernels.cuda.launch import BLOCK, WARP, Formulas, Kernel, load_kernel, load_product
+from gpubp.kernels.cuda.launch import BLOCK, WARP, Kernel, load_kernel, load_product
 from gpubp.parameters import Parameters
 
-_IDENTITY = Expression("z", ("z",))
+IDENTITY = Expression("z", ("z",))
 
 
 class Layers:
@@ -34,7 +34,7 @@ class Layers:
         self._kernels = [
             load_product(
                 "forward", dtype,
-                {"sigma": _IDENTITY if isinstance(sigma, Softmax) else sigma.sigma}, (rows, n, k),
+                {"sigma": IDENTITY if isinstance(sigma, Softmax) else sigma.sigma}, (rows, n, k),
                 GATHER=int(gather and l == 0), Input=input_type(x) if l == 0 else "T",
                 N=n if fixed else "n", K=k if fixed else "k",
             )
@@ -58,17 +58,26 @@ def input_type(x: Any) -> str:
     return "unsigned char" if x.dtype == np.uint8 else "T"
 
 
+def target_type(y: Any) -> str:
+    """The type of a target in the kernels: a label, or the network's own numbers."""
+    return "T" if y.ndim == 2 else "long long"
+
+
+def output_formulas(activation: Activation | Softmax, cost: Cost) -> dict[str, Expression]:
+    """BP1 and the cost of an output neuron; nothing for softmax, whose text is in the kernels."""
+    error = output_error(activation, cost)
+    if error.cost is None or error.delta is None:
+        return {}
+    return {"output_cost": error.cost, "output_delta": error.delta}
+
+
 def load_output_kernel(
     stem: str, dtype: str, activation: Activation | Softmax, cost: Cost, y: Any, n: int | str
 ) -> Kernel:
     """bp1 or score, whose warps take a row each, for one pair of output activation and cost."""
-    error = output_error(activation, cost)
-    formulas: Formulas = {}
-    if error.cost is not None and error.delta is not None:
-        formulas = {"output_cost": error.cost, "output_delta": error.delta}
     return load_kernel(
-        stem, dtype, formulas, SOFTMAX=int(isinstance(activation, Softmax)),
-        Target="T" if y.ndim == 2 else "long long", N=n,
+        stem, dtype, output_formulas(activation, cost),
+        SOFTMAX=int(isinstance(activation, Softmax)), Target=target_type(y), N=n,
     )  # fmt: skip
 
 

@@ -21,20 +21,7 @@
 #include "tile.cuh"
 
 #if UPDATE
-struct Rule { T eta, momentum, l2, l1; };
-
-// One step of one parameter p with velocity v, by the gradient g of the mean cost.
-__device__ inline void update(T& p, T* v, T g, const Rule& rule)
-{
-    const T step = rule.eta * g;
-#if MOMENTUM
-    const T velocity = rule.momentum * *v - step;
-    *v = velocity;
-    p += NESTEROV ? rule.momentum * velocity - step : velocity;
-#else
-    p -= step;
-#endif
-}
+#include "rule.cuh"
 #endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) outer_sum(
@@ -76,9 +63,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) outer_sum(
         T g = sum / T(m);
 #if PENALTY
         const T w_jc = w[jc];
-        block_penalty += 0.5 * double(l2) * w_jc * w_jc + double(l1) * absolute(w_jc);
-        g += l2 * w_jc;
-        g += l1 * T((w_jc > T(0)) - (w_jc < T(0)));
+        block_penalty += penalty_of(w_jc, rule);
+        g = penalised(g, w_jc, rule);
 #endif
         update(w[jc], w_velocity + jc, g, rule);
 #else

@@ -48,7 +48,8 @@ def source(
 
 def _function(name: str, formula: Expression) -> str:
     arguments = ", ".join(f"T {variable}" for variable in formula.variables)
-    return f"__device__ inline T {name}({arguments}) {{ return {formula.to_c()}; }}"
+    special = "template <> " if "<" in name else ""  # sigma<1>, of layer 1
+    return f"{special}__device__ inline T {name}({arguments}) {{ return {formula.to_c()}; }}"
 
 
 @cache
@@ -56,4 +57,4 @@ def compiled(text: str, name: str) -> Any:
     """The kernel ``name`` of this text, compiled by NVRTC, and kept on disk by CuPy."""
     import cupy
 
-    return cupy.RawModule(code=text).get_function(name)
+    return cupy.RawModule(code=text, options=("-std=c++17",)).get_function(name)

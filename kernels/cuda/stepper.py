@@ -1,26 +1,58 @@
-"""The Stepper on a GPU: no host work per mini-batch.
+"""Which of the Steppers on a GPU trains a network: a rule, and how to override it.
 
-Data, order, weights and everything in between stay on the device. The launches of ``GRAPH_STEPS``
-mini-batches are captured once in a CUDA graph and replayed, one call of the host; what is left of a
-piece is replayed by a graph of one step, and the smaller last mini-batch of an epoch is launched
-kernel by kernel. What changes from step to step (the place in the order, the learning rate, the
-sums of the cost) lives in device memory, so that the graphs never change. The host looks at the
-cost once a piece.
+``resident`` trains a whole piece of an epoch in one launch, its weights in shared memory, where
+they fit and that should be faster; ``graph`` replays the launches of any network as CUDA graphs.
+The rule looks at the plan, the kind of data and the GPU's limits; it times nothing.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+import os
+from itertools import pairwise
 from typing import Any
 
-import cupy as cp
-
-from gpubp.kernels.cuda.feed import make_feed
-from gpubp.kernels.cuda.minibatch import MiniBatch
+from gpubp.errors import unknown
+from gpubp.kernels.cuda.capacity import DoesNotFitError, choose_shape
+from gpubp.kernels.cuda.graph import GraphStepper
+from gpubp.kernels.cuda.resident import ResidentStepper, data_layout, device_limits
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
-GRAPH_STEPS = 64
+STEPPERS: dict[str, type[GraphStepper] | type[ResidentStepper]] = {
+    "graph": GraphStepper,
+    "resident": ResidentStepper,
+}
+_VARIABLE = "GPUBP_CUDA_STEPPER"
+_LAUNCH, _PRODUCTS = 1.7e-6, 10e12  # of a graph: seconds a launch, and products a second
+
+
+def choose_stepper(plan: Plan, x: Any, y: Any) -> str:
+    """The name of the Stepper for a plan and its data; ``$GPUBP_CUDA_STEPPER`` overrides it."""
+    wanted = os.environ.get(_VARIABLE)
+    if wanted and wanted not in STEPPERS:
+        raise unknown(_VARIABLE, wanted, STEPPERS)
+    if wanted == "graph":
+        return wanted
+    try:
+        resident = choose_shape(plan, data_layout(x, y), device_limits()).seconds
+    except DoesNotFitError as error:
+        if wanted:
+            raise ValueError(f"{_VARIABLE}={wanted!r} does not apply: {error}") from error
+        return "graph"
+    return wanted or ("resident" if resident <= _graph_seconds(plan) else "graph")
+
+
+def _graph_seconds(plan: Plan) -> float:
+    """What a step of the graph should take: 3 launches a layer, each with its arithmetic."""
+    products = 3 * plan.batch_size * sum(k * n for k, n in pairwise(plan.sizes))
+    return 3 * (len(plan.sizes) - 1) * _LAUNCH + products / _PRODUCTS
+
+
+def describe() -> str:
+    """The rule in a line, with what overrides it now."""
+    room = device_limits().shared_bytes
+    rule = f"resident where a network fits {room:,} bytes a block and should be faster, else graph"
+    return f"{os.environ.get(_VARIABLE) or rule} ({_VARIABLE} overrides)"
 
 
 class Stepper:
@@ -31,62 +63,9 @@ class Stepper:
     """
 
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
-        self.plan, self.parameters = plan, parameters
-        self._feed = make_feed(x, y, plan.batch_size)
-        self._stream = cp.cuda.Stream(non_blocking=True)
-        self._graphs: dict[int, Any] = {}
-        self._loaded = False
-
-    @cached_property
-    def _minibatch(self) -> MiniBatch:
-        return MiniBatch(self.plan, self.parameters, self._feed)
+        self.engine = choose_stepper(plan, x, y)
+        self._stepper = STEPPERS[self.engine](plan, parameters, x, y)
 
     def run(self, order: Any, learning_rate: float) -> float:
         """Train on the examples of ``order``; the mean of their objective before each update."""
-        if self._minibatch.velocity is not self.parameters.velocity:
-            self._graphs.clear()  # they hold the address of the old one
-            del self._minibatch
-        minibatch, feed, stream = self._minibatch, self._feed, self._stream
-        # What was done to the weights so far was done on another stream.
-        cp.cuda.get_current_stream().synchronize()
-        with stream:
-            try:
-                minibatch.costs.fill(0)
-                minibatch.eta.fill(learning_rate)
-                for start in range(0, len(order), feed.rows):
-                    piece = order[start : start + feed.rows]
-                    feed.load(piece, stream)
-                    minibatch.first.fill(0)
-                    self._train(len(piece))
-                return float(minibatch.costs.get().sum()) / len(order)
-            finally:
-                stream.synchronize()  # also when interrupted: the weights are then at rest
-
-    def _train(self, examples: int) -> None:
-        """Enqueue the mini-batches of the examples that the feed has loaded."""
-        m = self.plan.batch_size
-        steps, rest = divmod(examples, m)
-        if steps and not self._loaded:
-            # A kernel is loaded when first launched, and capturing allows no loading.
-            self._minibatch.enqueue(m, 0)
-            self._minibatch.next_steps(m)
-            self._loaded, steps = True, steps - 1
-        for length in (GRAPH_STEPS, 1):
-            replays, steps = divmod(steps, length)
-            for _ in range(replays):
-                self._graph(length).launch(self._stream)
-        if rest:
-            self._minibatch.enqueue(rest, 0)
-
-    def _graph(self, steps: int) -> Any:
-        """The graph of that many mini-batches."""
-        if steps not in self._graphs:
-            self._stream.begin_capture()
-            try:
-                for step in range(steps):
-                    self._minibatch.enqueue(self.plan.batch_size, step * self.plan.batch_size)
-                self._minibatch.next_steps(steps * self.plan.batch_size)
-            finally:
-                graph = self._stream.end_capture()
-            self._graphs[steps] = graph
-        return self._graphs[steps]
+        return self._stepper.run(order, learning_rate)

@@ -55,6 +55,7 @@ class Kernel(ctypes.Structure):
         ("parameters", ctypes.POINTER(Parameter)),
         ("count", ctypes.c_int),
         ("most_threads", ctypes.c_int),
+        ("cluster", ctypes.c_int),
     )
 
 
@@ -80,10 +81,11 @@ def _sanitizer_library(mode: str) -> str | None:
 
 _DECLARATION = re.compile(
     r"(?P<dynamic>extern\s+)?__shared__\s+(?P<align>(?:__align__|alignas)\s*\([^)]*\)\s*)?"
-    r"(?P<type>[\w:]+(?:\s*<[^;<>]*>)?)\s+(?P<name>\w+)\s*(?P<shape>(?:\[[^\]]*\]\s*)*);"
+    r"(?P<type>(?:(?:unsigned|long)\s+)*[\w:]+(?:\s*<[^;<>]*>)?)\s+(?P<name>\w+)\s*(?P<shape>(?:\[[^\]]*\]\s*)*);"
 )
 _KERNEL = re.compile(
     r"__global__\s+(?:void\s+)?(?:__launch_bounds__\s*\((?P<bounds>(?:[^()]|\([^()]*\))*)\)\s*)?"
+    r"(?:#if.*\s+)?(?:__cluster_dims__\s*\((?P<cluster>[^()]*)\)\s*)?(?:#endif\s+)?"
     r"(?:void\s+)?(?P<name>\w+)\s*\("
 )
 
@@ -115,7 +117,10 @@ def translated(text: str) -> str:
             f"kernel.cu:{line}: cannot rewrite {found[0].strip()!r}: declare one shared array a "
             "statement, '__shared__ T name[n];' or 'extern __shared__ T name[];'"
         )
-    kernels = [f"CUDA_KERNEL({k['name']}, {k['bounds'] or 1024})" for k in _KERNEL.finditer(text)]
+    kernels = [
+        f"CUDA_KERNEL({k['name']}, ({k['bounds'] or 1024}), ({k['cluster'] or 1}))"
+        for k in _KERNEL.finditer(text)
+    ]
     if not kernels:
         raise CompileError("kernel.cu: no __global__ function")
     return f"{text}\nCUDA_KERNELS({', '.join(dict.fromkeys(kernels))})\n"

@@ -27,6 +27,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __align__(n) alignas(n)
 
 struct uint3 {
@@ -79,6 +80,15 @@ void sync_warp(unsigned mask, Site);
 uint64_t shuffle(unsigned mask, uint64_t bits, unsigned source, Site);
 unsigned ballot(unsigned mask, bool predicate, Site);
 
+// Blocks of a cluster: an address in another one's shared memory; barriers that count bytes, too.
+unsigned cluster_rank();
+void cluster_sync(Site);
+void* in_block(void*, unsigned rank, Site);
+void mbarrier_init(void*, unsigned arrivals, Site);
+void mbarrier_arrive(void*, unsigned bytes, Site);
+void mbarrier_complete(void*, unsigned bytes, Site);
+void mbarrier_wait(void*, unsigned parity, Site);
+
 void* dynamic_shared();
 void* static_shared(const void* key, size_t bytes, size_t alignment);
 
@@ -127,7 +137,7 @@ struct Kernel {
   const char* name;
   void (*run)(void** arguments);
   const Parameter* parameters;
-  int count, most_threads;
+  int count, most_threads, cluster;
 };
 
 template <class T>
@@ -147,14 +157,14 @@ template <class... A>
 constexpr Parameter parameters_of[sizeof...(A) + 1] = {parameter<A>()..., {}};
 
 template <auto function, class... A, size_t... i>
-constexpr Kernel kernel(const char* name, int most_threads, void (*)(A...),
+constexpr Kernel kernel(const char* name, int most_threads, int cluster, void (*)(A...),
                         std::index_sequence<i...>) {
   return {name, [](void** a) { function(*static_cast<std::remove_cv_t<A>*>(a[i])...); },
-          parameters_of<A...>, int(sizeof...(A)), most_threads};
+          parameters_of<A...>, int(sizeof...(A)), most_threads, cluster};
 }
 template <auto function, class... A>
-constexpr Kernel kernel(const char* name, int most_threads, void (*f)(A...)) {
-  return kernel<function>(name, most_threads, f, std::index_sequence_for<A...>());
+constexpr Kernel kernel(const char* name, int most_threads, int cluster, void (*f)(A...)) {
+  return kernel<function>(name, most_threads, cluster, f, std::index_sequence_for<A...>());
 }
 template <class... Rest>
 constexpr int first(int n, Rest...) {
@@ -163,9 +173,10 @@ constexpr int first(int n, Rest...) {
 
 }  // namespace gpu
 
-// build.py ends the text with  CUDA_KERNELS(CUDA_KERNEL(name, launch bounds), ...)
+// build.py ends the text with  CUDA_KERNELS(CUDA_KERNEL(name, (launch bounds), (cluster)), ...)
 #define CUDA_NAME(name) #name
-#define CUDA_KERNEL(name, ...) gpu::kernel<&name>(CUDA_NAME(name), gpu::first(__VA_ARGS__), &name)
+#define CUDA_KERNEL(name, bounds, cluster) \
+  gpu::kernel<&name>(CUDA_NAME(name), gpu::first bounds, gpu::first cluster, &name)
 #define CUDA_KERNELS(...)                                       \
   extern "C" const gpu::Kernel gpu_kernels[] = {__VA_ARGS__};   \
   extern "C" const int gpu_kernel_count = sizeof gpu_kernels / sizeof *gpu_kernels;
@@ -226,6 +237,23 @@ inline int __any_sync(unsigned mask, int predicate, HERE) {
 }
 inline int __all_sync(unsigned mask, int predicate, HERE) {
   return __ballot_sync(mask, predicate == 0, file, line) == 0;
+}
+
+// The functions of kernels/cuda/cluster.cuh. What is sent arrives at once: as early as it can.
+inline unsigned cluster_rank() { return gpu::cluster_rank(); }
+inline void cluster_sync(HERE) { gpu::cluster_sync({file, line}); }
+inline void mbarrier_init(unsigned long long* barrier, unsigned arrivals, HERE) {
+  gpu::mbarrier_init(barrier, arrivals, {file, line});
+}
+inline void mbarrier_expect(unsigned long long* barrier, unsigned bytes, HERE) {
+  gpu::mbarrier_arrive(barrier, bytes, {file, line});
+}
+inline void mbarrier_wait(unsigned long long* barrier, unsigned parity, HERE) {
+  gpu::mbarrier_wait(barrier, parity, {file, line});
+}
+inline void send(uint4 v, void* to, unsigned long long* barrier, unsigned rank, HERE) {
+  *static_cast<uint4*>(gpu::in_block(to, rank, {file, line})) = v;
+  gpu::mbarrier_complete(gpu::in_block(barrier, rank, {file, line}), sizeof v, {file, line});
 }
 #undef HERE
 

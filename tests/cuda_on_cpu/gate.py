@@ -11,12 +11,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -36,7 +39,10 @@ from gpubp.plan import Plan
 
 @dataclass(frozen=True)
 class Case:
-    """A network and how it is trained; ``tile`` forces one of tiling's tiles on all products."""
+    """A network and how it is trained; ``tile`` forces one of tiling's tiles on all products.
+
+    ``cluster``: on the resident Stepper, in a cluster of so many blocks, of so many ``threads`` if
+    given; without, on graphs."""
 
     sizes: tuple[int, ...]
     activations: tuple[str, ...] = ("tanh", "sigmoid")
@@ -48,6 +54,8 @@ class Case:
     bytes: bool = True
     labels: bool = True
     tile: int | None = None
+    cluster: int | None = None
+    threads: int | None = None
 
 
 # Two or more tiles each way, several stages deep, with what hangs over the edges.
@@ -73,32 +81,64 @@ CASES = {
     "one neuron": Case((1, 1), ("sigmoid",), batch=1, rows=3, labels=False),
     **_TILED,
 }  # fmt: skip
+# On the resident Stepper: one block and clusters; deep, and without hidden layer; inputs that do
+# not share out evenly, fewer neurons than blocks, more than threads; the last rows missing. A block
+# of 64 threads has several rows a warp.
+RESIDENT = {
+    "resident": Case(
+        (15, 17, 7), rule=UpdateRule(0.8, nesterov=True, l2=0.03, l1=0.01), cluster=1, threads=64
+    ),
+    "resident, deep": Case(
+        (17, 9, 7, 5, 3), ("sigmoid", "tanh", "gelu", "softplus"), "huber", 7, 18, "float64",
+        UpdateRule(0.9, l2=0.03), bytes=False, labels=False, cluster=4, threads=64,
+    ),
+    "resident, softmax": Case(
+        (12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 13, rule=UpdateRule(l2=0.03),
+        cluster=2, threads=64,
+    ),
+    "resident, narrow": Case(
+        (15, 3, 1), ("tanh", "sigmoid"), "cross_entropy", 10, 24, labels=False, cluster=8,
+        threads=64,
+    ),
+    "resident, wide": Case(
+        (24, 300, 4), batch=5, rows=13, rule=UpdateRule(0.9), cluster=2, threads=64
+    ),
+    "resident, many rows": Case((9, 6, 4), batch=32, rows=70, cluster=2, threads=64),
+    "resident, flat": Case(
+        (20, 10), ("sigmoid",), batch=3, rows=8, dtype="float64", cluster=2, threads=64
+    ),
+    "resident, one": Case((1, 1), ("sigmoid",), batch=1, rows=5, labels=False, cluster=1),
+}  # fmt: skip
+CASES |= RESIDENT
 # A sanitizer takes its time for each thread: what needs a hundred blocks is left to the others.
 SANITIZED = [name for name in CASES if name != "many rows"]
 # The measuring cases: too large for a sanitizer.
 REAL = {
     "S": Case((784, 30, 10), ("sigmoid", "sigmoid"), batch=10, rows=25),
     "M": Case((784, 128, 10), ("sigmoid", "sigmoid"), batch=128, rows=150),
+    "S resident": Case((784, 30, 10), ("sigmoid", "sigmoid"), batch=10, rows=45, cluster=8),
+    "S one block": Case((784, 30, 10), ("sigmoid", "sigmoid"), batch=10, rows=45, cluster=1),
 }
 
 
-def mutants() -> list[str]:
+def mutants(file: str = "") -> list[str]:
     """The names that the kernels' texts ask about: each takes something out that they need."""
     folder = files("gpubp.kernels") / "cuda"  # found without importing it, which needs CuPy
-    texts = [p.read_text() for p in folder.iterdir() if p.name.endswith((".cu", ".cuh"))]
+    texts = [p.read_text() for p in folder.iterdir() if p.name.endswith(file or (".cu", ".cuh"))]
     return sorted({name for text in texts for name in re.findall(r"\bMUTANT_\w+", text)})
 
 
 def results(
     case: Case, backend: gpubp.Backend, dtype: str | None = None, seed: int = 5, runs: int = 2
 ) -> Any:
-    """Arrays by name: what training, scoring and the two contract kernels compute.
+    """Arrays by name: what training computes, and on graphs scoring and the two contract kernels.
 
     All that is drawn is exact in float32, so that every dtype starts from the same numbers.
     """
     dtype = dtype or case.dtype
     rng, sizes, xp = np.random.default_rng(seed), case.sizes, backend.xp
-    n = case.batch + 3
+    # As many as fit an epoch's order at once: the resident kernel is to train on in one launch.
+    n = case.batch + 3 if case.cluster is None else case.rows
 
     def draw(*shape: int) -> Any:
         return rng.standard_normal(shape).astype(np.float32).astype(dtype)
@@ -118,8 +158,15 @@ def results(
     stepper = backend.kernels.Stepper(plan, parameters, x, y)
     orders = [rng.integers(0, n, case.rows) for _ in range(runs)]
     costs = [stepper.run(order, 0.05) for order in orders]
+    named = {"parameters": parameters.flat}
+    if case.rule.momentum:
+        named["velocity"] = parameters.velocity
+    if case.cluster is not None:
+        arrays = {name: backend.asnumpy(array) for name, array in named.items()}
+        return arrays | {"costs": np.array(costs)}
     delta, a = (backend.asarray(draw(case.batch, m)) for m in sizes[-2:])
-    product, column_sum = backend.kernels.outer_sum(delta, a)
+    named["product"], named["column sum"] = backend.kernels.outer_sum(delta, a)
+    named["hadamard"] = backend.kernels.hadamard_sigma_prime(a, a, a, activations[0])
     if hasattr(backend.kernels, "score"):
         total, right = backend.kernels.score(parameters, activations, cost, x, y)
     else:
@@ -127,26 +174,31 @@ def results(
         net.parameters.flat[...] = parameters.flat
         found = net.evaluate(x, y)
         total, right = found.cost * n, round((found.accuracy or 0) * n)
-    named = {
-        "parameters": parameters.flat, "product": product, "column sum": column_sum,
-        "hadamard": backend.kernels.hadamard_sigma_prime(a, a, a, activations[0]),
-    }  # fmt: skip
-    if case.rule.momentum:
-        named["velocity"] = parameters.velocity
     arrays = {name: backend.asnumpy(array) for name, array in named.items()}
     classes = case.labels and sizes[-1] > 1
     return arrays | {"costs": np.array([*costs, total])} | ({"right": right} if classes else {})
 
 
+@contextmanager
+def forced(case: Case) -> Iterator[None]:
+    """The case's tile, Stepper and cluster, whatever the rules would choose."""
+    from gpubp.kernels.cuda import capacity, tiling
+
+    with pytest.MonkeyPatch.context() as patch:
+        if case.tile is not None:
+            patch.setattr(tiling, "_TILES", (tiling._TILES[case.tile],))
+        if case.cluster is not None:
+            patch.setattr(capacity, "CLUSTERS", (case.cluster,))
+        if case.threads is not None:
+            patch.setattr(capacity, "_THREADS", (case.threads,))
+        patch.setenv("GPUBP_CUDA_STEPPER", "graph" if case.cluster is None else "resident")
+        yield
+
+
 def on_cuda(case: Case, seed: int = 5, runs: int = 2, **settings: Any) -> Any:
     """``results`` of the CUDA kernels, on a machine of these settings."""
-    with installed(), imagined(**settings):
-        backend = gpubp.get_backend("cuda")
-        from gpubp.kernels.cuda import tiling
-
-        if case.tile is not None:
-            tiling._TILES = (tiling._TILES[case.tile],)  # a fresh import: see installed
-        return results(case, backend, seed=seed, runs=runs)
+    with installed(), imagined(**settings), forced(case):
+        return results(case, gpubp.get_backend("cuda"), seed=seed, runs=runs)
 
 
 def right(case: Case, found: Any) -> bool:
@@ -178,9 +230,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device:
         for name in arguments.cases:
-            found = results(replace(CASES[name], tile=None), gpubp.get_backend("cuda"))
-            if not right(CASES[name], found):
-                sys.exit(f"numbers are wrong: {name}")
+            case, cuda = replace(CASES[name], tile=None), gpubp.get_backend("cuda")
+            if (case.cluster or 1) > 1 and int(cuda.xp.cuda.Device().compute_capability) < 90:
+                print(f"{name}: this GPU has no clusters")
+                continue
+            with forced(case):
+                if not right(case, results(case, cuda)):
+                    sys.exit(f"numbers are wrong: {name}")
         return
     defines = () if arguments.define is None else (f"-D{arguments.define}",)
     if arguments.numbers:
@@ -189,9 +245,11 @@ def main() -> None:
         return
     for name in arguments.cases:
         print(f"== {name}", file=sys.stderr, flush=True)
-        # A full mini-batch and a smaller one: all that a sanitizer has to see.
-        case = replace(CASES[name], rows=CASES[name].batch + 3)
-        on_cuda(case, runs=1, defines=defines)
+        # A full mini-batch and a smaller one: all that a sanitizer has to see. The resident kernel
+        # has buffers for two, and is to use one of them again.
+        case = CASES[name]
+        full = 1 if case.cluster is None else 2
+        on_cuda(replace(case, rows=full * case.batch + 3), runs=1, defines=defines)
 
 
 if __name__ == "__main__":

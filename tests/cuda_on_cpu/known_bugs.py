@@ -79,6 +79,47 @@ RACES = {
           }
         }""",
 }
+_EXCHANGE = """
+        __shared__ __align__(16) float s[2][64];
+        __shared__ __align__(16) unsigned long long arrived[1];
+        const unsigned rank = cluster_rank();
+        if (t == 0) mbarrier_init(arrived, 1);
+        cluster_sync();
+        if (t == 0) mbarrier_expect(arrived, 64 * 4);
+        if (t < 16) send(((const uint4*)x)[t], s[0] + 4 * t, arrived, 1 - rank);
+"""
+# On clusters of two blocks.
+RACES |= {
+    "numbers of another block that are not waited for": f"""{_EXCHANGE}
+        #ifdef CURED
+        mbarrier_wait(arrived, 0);
+        #endif
+        if (b == 0) out[t] = s[0][t];
+        mbarrier_wait(arrived, 0);""",
+    "a buffer that is filled again while it is read": f"""{_EXCHANGE}
+        mbarrier_wait(arrived, 0);
+        __syncthreads();  // all have sent: what comes now counts for the next phase
+        if (b == 0) out[t] = s[0][t];
+        #ifdef CURED
+        float* next = s[1];
+        #else
+        float* next = s[0];
+        #endif
+        if (t == 0) mbarrier_expect(arrived, 64 * 4);
+        if (t < 16) send(((const uint4*)x)[t], next + 4 * t, arrived, 1 - rank);
+        mbarrier_wait(arrived, 1);
+        if (b == 0) out[t] += next[t];""",
+    "a block that does not wait for the cluster": """
+        __shared__ float s[64];
+        s[t] = x[t];
+        if (t == 0) out[b] = 0;
+        #ifdef CURED
+        cluster_sync();
+        #else
+        __syncthreads();
+        #endif
+        if (t == 0) out[1 - b] += s[1];""",
+}
 BOUNDS = {
     "a read behind an array in memory": """
         #ifdef CURED
@@ -148,23 +189,58 @@ STUCK = {
         s[t] = 0;
         out[t] = s[t];""",
 }
+_WITHOUT_INIT = _EXCHANGE.replace("if (t == 0) mbarrier_init(arrived, 1);", "")
+STUCK |= {
+    "an mbarrier that is not initialised": f"""
+        #ifdef CURED
+        {_EXCHANGE}
+        #else
+        {_WITHOUT_INIT}
+        #endif
+        mbarrier_wait(arrived, 0);""",
+    "4 bytes and 0 arrivals at an mbarrier": f"""{_EXCHANGE}
+        mbarrier_wait(arrived, 0);
+        #ifndef CURED
+        if (t == 0) mbarrier_expect(arrived, 4);
+        mbarrier_wait(arrived, 1);
+        #endif""",
+    "into a block that has ended": f"""{_EXCHANGE}
+        mbarrier_wait(arrived, 0);
+        #ifdef CURED
+        cluster_sync();
+        #else
+        if (b == 1) return;
+        for (int turn = 0; turn < 3; turn++) __syncthreads();
+        #endif
+        if (t == 0) send(((const uint4*)x)[0], s[1], arrived, 1 - rank);
+        cluster_sync();""",
+    "names no shared memory of its cluster": f"""{_EXCHANGE}
+        mbarrier_wait(arrived, 0);
+        #ifndef CURED
+        if (t == 0) send(((const uint4*)x)[0], s[1], arrived, 2);
+        #endif
+        cluster_sync();""",
+}
 SEVERAL_BLOCKS = [name for name in RACES if "flag" in name or "two blocks" in name]
 ALL = RACES | BOUNDS | STUCK
+ON_CLUSTERS = [name for name in ALL if "cluster_sync" in ALL[name]]
 
 
 def function(name: str, cured: bool) -> Any:
     """This bug, or its cure, as a kernel."""
     import cupy
 
+    clustered = "__cluster_dims__(2, 1, 1) kernel" if name in ON_CLUSTERS else "kernel"
+    head = _HEAD.replace("kernel", clustered)
     with imagined(defines=("-DCURED",) if cured else ()):
-        return cupy.RawModule(code=f"{_HEAD}{ALL[name]}\n}}\n").get_function("kernel")
+        return cupy.RawModule(code=f"{head}{ALL[name]}\n}}\n").get_function("kernel")
 
 
 def launch(name: str, kernel: Any) -> None:
     """Run it: once where it stops the process, else on three schedules."""
     import cupy
 
-    grid = (3,) if name in SEVERAL_BLOCKS else (1,)
+    grid = (2,) if name in ON_CLUSTERS else (3,) if name in SEVERAL_BLOCKS else (1,)
     for schedule in ("forward", "reverse", "random-1")[: 1 if name in BOUNDS else 3]:
         x, out = cupy.arange(64, dtype=np.float32), cupy.zeros(64, np.float32)
         with imagined(schedule=schedule):

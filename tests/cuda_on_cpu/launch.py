@@ -106,6 +106,11 @@ class Function:
         threads, most = int(np.prod(found[1])), self._kernel.most_threads
         if threads > most:
             self._invalid(f"{threads} threads a block, at most {most}")
+        cluster = self._kernel.cluster
+        if cluster > 1 and int(machine.compute_capability) < 90:
+            self._invalid(f"no clusters on compute capability {machine.compute_capability}")
+        if found[0][0] % cluster or cluster > 8:
+            self._invalid(f"grid={tuple(found[0])} in clusters of {cluster}, which may be up to 8")
         if not 0 <= shared_mem <= self.max_dynamic_shared_size_bytes:
             self._invalid(
                 f"{shared_mem} bytes of dynamic shared memory, at most "

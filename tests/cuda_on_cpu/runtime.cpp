@@ -9,7 +9,8 @@
 //                            block's: from the first block up, from the last one down
 //   4, 5 shuffled            all resident threads, in an order drawn anew for each turn (two seeds)
 //
-// Resident are blocks of at most RESIDENT threads together, as many as a GPU holds at a time.
+// Resident are blocks of at most RESIDENT threads together, as many as a GPU holds at a time, and
+// all blocks of a cluster.
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -161,7 +162,25 @@ struct Warp {
   std::vector<std::unique_ptr<Collective>> collectives;
 };
 
+// What an mbarrier's 8 bytes of shared memory hold here.
+struct Mbarrier {
+  static constexpr uint8_t MAGIC = 0x5a;
+  uint8_t magic, phase, arrivals, pending;
+  int32_t bytes;
+
+  void release_if_full() {
+    if (!pending && !bytes) pending = arrivals, phase++;
+  }
+  // What ThreadSanitizer knows its odd and even phases by.
+  char* order(unsigned parity) { return reinterpret_cast<char*>(this) + (parity & 1); }
+};
+
 struct Block;
+
+struct Cluster {
+  Barrier barrier;
+  std::vector<Block*> blocks;
+};
 
 struct Fiber {
   Context context;
@@ -171,6 +190,8 @@ struct Fiber {
   bool started = false, done = false;
   Barrier* waits = nullptr;
   uint64_t phase = 0;
+  Mbarrier* expects = nullptr;
+  unsigned parity = 0;
   Site site{};
   Stack memory{};
   void* sanitizer = nullptr;       // TSan's fiber, or ASan's fake stack
@@ -180,6 +201,8 @@ struct Fiber {
 
 struct Block {
   uint3 index{};
+  Cluster* cluster = nullptr;
+  unsigned rank = 0;
   Barrier barrier;
   std::vector<Warp> warps;
   std::vector<Fiber> fibers;
@@ -306,6 +329,21 @@ void wait(Barrier& barrier, Site site, bool orders_memory) {
 #endif
 }
 
+// What cannot go on: the launch ends here.
+[[noreturn]] void fail(const std::string& text) {
+  report(text);
+  launch->abandoned = true;
+  leave();
+  abort();
+}
+
+Mbarrier& mbarrier(void* p, Site site) {
+  Mbarrier* const found = static_cast<Mbarrier*>(p);
+  if (found->magic != Mbarrier::MAGIC)
+    fail(name(*running) + " at " + name(site) + " uses an mbarrier that is not initialised");
+  return *found;
+}
+
 // To ThreadSanitizer an allocation is a write by whoever makes it: the runtime's own are hidden.
 struct Unwatched {
 #if defined(MODE_THREAD)
@@ -389,7 +427,9 @@ void end(Block& block) {
 // One turn of one thread, if it can take it.
 bool step(Fiber& f) {
   if (f.done || (f.waits && f.waits->phase == f.phase)) return false;
+  if (f.expects && (f.expects->phase & 1) == f.parity) return false;
   f.waits = nullptr;
+  f.expects = nullptr;
   enter(f);
   if (memcmp(f.memory.memory, &CANARY, sizeof CANARY))
     report(name(f) + " needs more stack than the " + std::to_string(STACK) + " bytes it has here");
@@ -399,6 +439,8 @@ bool step(Fiber& f) {
     block.alive--;
     block.barrier.live--;
     block.barrier.release_if_full();
+    block.cluster->barrier.live--;
+    block.cluster->barrier.release_if_full();
     w.live &= ~(1u << f.index % 32);
     for (auto& c : w.collectives) {
       c->barrier.live = __builtin_popcount(c->mask & w.live);
@@ -446,6 +488,58 @@ unsigned ballot(unsigned mask, bool predicate, Site site) {
   return half.present;
 }
 
+unsigned cluster_rank() { return running->block->rank; }
+
+void cluster_sync(Site site) { wait(running->block->cluster->barrier, site, true); }
+
+void* in_block(void* p, unsigned rank, Site site) {
+  const Block& own = *running->block;
+  const std::vector<Block*>& blocks = own.cluster->blocks;
+  const size_t offset = static_cast<char*>(p) - own.arena;
+  if (rank >= blocks.size() || offset >= own.used)
+    fail(name(*running) + " at " + name(site) + " names no shared memory of its cluster");
+  if (!blocks[rank]->alive)
+    fail(name(*running) + " at " + name(site) + " reaches into a block that has ended");
+  return blocks[rank]->arena + offset;
+}
+
+void mbarrier_init(void* p, unsigned arrivals, Site site) {
+  if (!arrivals || arrivals > 255 || reinterpret_cast<uintptr_t>(p) % sizeof(Mbarrier))
+    fail(name(site) + ": an mbarrier is 8 bytes, aligned, for 1 to 255 arrivals here");
+  *static_cast<Mbarrier*>(p) = {Mbarrier::MAGIC, 0, uint8_t(arrivals), uint8_t(arrivals), 0};
+}
+
+void mbarrier_arrive(void* p, unsigned bytes, Site site) {
+  Mbarrier& barrier = mbarrier(p, site);
+  if (!barrier.pending) fail(name(*running) + " at " + name(site) + " arrives once too often");
+#if defined(MODE_THREAD)
+  __tsan_release(barrier.order(barrier.phase));
+#endif
+  barrier.bytes += bytes;
+  barrier.pending--;
+  barrier.release_if_full();
+}
+
+void mbarrier_complete(void* p, unsigned bytes, Site site) {
+  Mbarrier& barrier = mbarrier(p, site);
+#if defined(MODE_THREAD)
+  __tsan_release(barrier.order(barrier.phase));
+#endif
+  barrier.bytes -= bytes;
+  barrier.release_if_full();
+}
+
+void mbarrier_wait(void* p, unsigned parity, Site site) {
+  Mbarrier& barrier = mbarrier(p, site);
+  running->expects = &barrier;
+  running->parity = parity;
+  running->site = site;
+  leave();
+#if defined(MODE_THREAD)
+  __tsan_acquire(barrier.order(parity));
+#endif
+}
+
 void* dynamic_shared() { return running->block->dynamic; }
 
 void* static_shared(const void* key, size_t bytes, size_t alignment) {
@@ -453,13 +547,10 @@ void* static_shared(const void* key, size_t bytes, size_t alignment) {
   for (auto& [known, memory] : block.fixed_arrays)
     if (known == key) return memory;
   block.fixed += bytes;
-  if (alignment > GAP || block.fixed > STATIC_LIMIT || block.taken + bytes > SHARED_LIMIT) {
-    report("needs more shared memory than a block may have: " + std::to_string(block.fixed) +
-           " bytes declared, at most " + std::to_string(STATIC_LIMIT) + ", and " +
-           std::to_string(launch->dynamic_bytes) + " dynamic");
-    launch->abandoned = true;
-    leave();
-  }
+  if (alignment > GAP || block.fixed > STATIC_LIMIT || block.taken + bytes > SHARED_LIMIT)
+    fail("needs more shared memory than a block may have: " + std::to_string(block.fixed) +
+         " bytes declared, at most " + std::to_string(STATIC_LIMIT) + ", and " +
+         std::to_string(launch->dynamic_bytes) + " dynamic");
   block.fixed_arrays.emplace_back(key, take(block, bytes));
   return block.fixed_arrays.back().second;
 }
@@ -491,36 +582,55 @@ extern "C" const char* gpu_launch(const Kernel* kernel, const unsigned* grid, co
   const unsigned threads = size[0] * size[1] * size[2], blocks = grid[0] * grid[1] * grid[2];
   const bool greedy = schedule == 2 || schedule == 3, down = schedule == 1 || schedule == 3;
   std::mt19937 random(schedule);
-  std::vector<unsigned> order(blocks);
-  for (unsigned i = 0; i < blocks; i++) order[i] = down ? blocks - 1 - i : i;
+  // A cluster's blocks stand side by side in the order, and run together.
+  const unsigned cluster = kernel->cluster;
+  std::vector<unsigned> order(blocks / cluster);
+  for (unsigned i = 0; i < order.size(); i++) order[i] = down ? order.size() - 1 - i : i;
   if (schedule > 3) std::shuffle(order.begin(), order.end(), random);
 #if defined(MODE_THREAD)
   host_fiber = __tsan_get_current_fiber();
   __tsan_release(&now.begin);
 #endif
 
-  const unsigned together = greedy ? 1 : std::max(1u, RESIDENT / threads);
+  const unsigned together = cluster * (greedy ? 1 : std::max(1u, RESIDENT / threads / cluster));
   std::vector<Block> resident(std::min(together, blocks));
+  std::vector<Cluster> clusters(resident.size() / cluster);
   std::vector<Fiber*> turn;
   for (unsigned first = 0; first < blocks && !now.abandoned; first += together) {
     const unsigned n = std::min(together, blocks - first);
     turn.clear();
     for (unsigned k = 0; k < n; k++) {
-      begin(resident[k], order[first + k], REUSE ? k : first + k);
+      const unsigned rank = down ? cluster - 1 - k % cluster : k % cluster;
+      Cluster& own = clusters[k / cluster];
+      if (k % cluster == 0) own = Cluster{{}, std::vector<Block*>(cluster)};
+      begin(resident[k], order[(first + k) / cluster] * cluster + rank, REUSE ? k : first + k);
+      resident[k].cluster = &own;
+      resident[k].rank = rank;
+      own.blocks[rank] = &resident[k];
+      own.barrier.live += threads;
       for (unsigned i = 0; i < threads; i++)
         turn.push_back(&resident[k].fibers[down ? threads - 1 - i : i]);
     }
+    const size_t stretch = greedy ? threads : turn.size();
     for (bool moved = true; moved && !now.abandoned;) {
       if (schedule > 3) std::shuffle(turn.begin(), turn.end(), random);
       moved = false;
-      for (Fiber* f : turn) {
-        moved |= step(*f);
-        if (now.abandoned) break;
-      }
+      for (size_t start = 0; start < turn.size(); start += stretch)
+        for (bool again = true; again && !now.abandoned; again &= greedy) {
+          again = false;
+          for (size_t i = start; i < start + stretch && !now.abandoned; i++)
+            again |= step(*turn[i]);
+          moved |= again;
+        }
     }
     for (unsigned k = 0; k < n; k++)
       for (Fiber& f : resident[k].fibers)
-        if (!f.done && f.waits) {
+        if (!f.done && f.expects) {
+          report("deadlock: " + name(f) + " waits at " + name(f.site) + " for " +
+                 std::to_string(f.expects->bytes) + " bytes and " +
+                 std::to_string(f.expects->pending) + " arrivals at an mbarrier");
+          now.abandoned = true;
+        } else if (!f.done && f.waits) {
           report("deadlock: " + name(f) + " waits at " + name(f.site) + " for " +
                  std::to_string(f.waits->live - f.waits->arrived) + " of " +
                  std::to_string(f.waits->live) + " threads, which wait elsewhere");

@@ -1,0 +1,159 @@
+"""The Stepper whose weights stay on the chip while it trains: see ``resident.cu``.
+
+``Family`` is the kernel for networks of one kind (sizes, activations, cost, batch size, precision,
+sort of rule) on the same data; ``Family.enqueue`` trains any number of them side by side, each with
+its own weights, order of examples, learning rate and rule's numbers. The Stepper trains one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+from gpubp.activation import Activation, Softmax
+from gpubp.kernels.cuda.capacity import Data, Device, Shape, choose_shape
+from gpubp.kernels.cuda.feed import make_feed
+from gpubp.kernels.cuda.launch import Formulas, Kernel
+from gpubp.kernels.cuda.layers import IDENTITY, input_type, output_formulas, target_type
+from gpubp.kernels.cuda.source import compiled, source
+from gpubp.parameters import Parameters
+from gpubp.plan import Plan
+
+_LAUNCH_SECONDS = 0.1  # at most, as predicted: Ctrl-C waits for it
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network in training: ``order`` (int64, on the device) and how many of it to train on."""
+
+    plan: Plan
+    parameters: Parameters
+    order: Any
+    examples: int
+    learning_rate: float
+
+
+def device_limits() -> Device:
+    """Of the current device."""
+    gpu = cp.cuda.runtime.getDeviceProperties(cp.cuda.runtime.getDevice())
+    return Device(gpu["sharedMemPerBlockOptin"], gpu["major"] >= 9, gpu["multiProcessorCount"])
+
+
+def data_layout(x: Any, y: Any) -> Data:
+    """Of x and y on the device, or of what lies there once they are copied from the host."""
+    address = x.data.ptr if isinstance(x, cp.ndarray) else 256
+    return Data(x.itemsize, y.itemsize, 1 if y.ndim == 1 else y.shape[1], address & -address)
+
+
+class Family:
+    """The kernel for networks of this plan on examples like x and y, in that shape."""
+
+    def __init__(self, plan: Plan, shape: Shape, x: Any, y: Any) -> None:
+        self.plan, self.shape = plan, shape
+        text = source(
+            "resident", plan.dtype, _formulas(plan),
+            SIZES=", ".join(map(str, plan.sizes)), LAYERS=len(plan.activations), M=plan.batch_size,
+            CLUSTER=shape.cluster, BLOCK=shape.threads, J_TILE=shape.j_tile,
+            J_THREADS=shape.j_threads, GROUPS=shape.groups, SLICE=shape.slice, FETCH=shape.fetch,
+            SHARED_BYTES=shape.shared_bytes, Input=input_type(x), Target=target_type(y),
+            Y_WIDTH=1 if y.ndim == 1 else y.shape[1],
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **_kind(plan),
+        )  # fmt: skip
+        self._kernel = Kernel(compiled(text, "resident"), shape.threads, shape.shared_bytes)
+        pointer, number = np.uint64, np.dtype(plan.dtype)
+        self._row = np.dtype(
+            [("parameters", pointer), ("velocities", pointer), ("order", pointer),
+             ("cost", pointer), ("examples", np.int64), ("eta", number), ("momentum", number),
+             ("l2", number), ("l1", number)],
+        )  # fmt: skip
+        m = plan.batch_size
+        self._examples = max(1, int(_LAUNCH_SECONDS / shape.seconds)) * m  # in one launch
+
+    def costs(self, networks: int) -> Any:
+        """Where as many networks add up their costs, a row each, in as many parts as blocks."""
+        return cp.zeros((networks, self.shape.cluster))
+
+    def enqueue(self, members: Sequence[Member], x: Any, y: Any, costs: Any) -> None:
+        """Train each on its examples of x and y, on CuPy's current stream; add to its row of
+        ``costs`` the sum of their objectives, each before its update.
+
+        Their rules may differ in numbers, not in kind: momentum or none, penalties or none."""
+        table = np.zeros(len(members), self._row)
+        for i, member in enumerate(members):
+            plan, flat, velocity = member.plan, member.parameters.flat, member.parameters.velocity
+            if _kind(plan) != _kind(self.plan):
+                raise ValueError(f"network {i} has {plan.rule} in a family with {self.plan.rule}")
+            if replace(plan, rule=self.plan.rule) != self.plan:
+                raise ValueError(f"network {i} is {plan} in a family of {self.plan}")
+            arrays = (flat, flat if velocity is None else velocity, member.order)
+            cost = costs.data.ptr + i * self.shape.cluster * costs.itemsize
+            rule = plan.rule
+            numbers = (member.learning_rate, rule.momentum, rule.l2, rule.l1)
+            table[i] = (*(a.data.ptr for a in arrays), cost, member.examples, *numbers)
+        there = cp.empty(table.nbytes, np.uint8)
+        stream = cp.cuda.get_current_stream()
+        there.set(table.view(np.uint8), stream=stream)
+        blocks = len(members) * self.shape.cluster
+        most = max(member.examples for member in members)
+        for begin in range(0, most, self._examples):
+            end = min(begin + self._examples, most)
+            self._kernel(blocks, there, x, y, np.int64(begin), np.int64(end))
+
+
+def _kind(plan: Plan) -> dict[str, int]:
+    """What of the update rule is compiled into the kernel."""
+    rule = plan.rule
+    return {
+        "MOMENTUM": int(rule.momentum != 0),
+        "NESTEROV": int(rule.nesterov),
+        "PENALTY": int(rule.penalised),
+    }
+
+
+def _formulas(plan: Plan) -> Formulas:
+    """sigma of each layer, sigma' of each hidden one, BP1 and the cost of the output."""
+    formulas = {}
+    for l, sigma in enumerate(plan.activations):
+        formulas[f"sigma<{l}>"] = IDENTITY if isinstance(sigma, Softmax) else sigma.sigma
+    for l, sigma in enumerate(plan.activations[:-1]):
+        assert isinstance(sigma, Activation)
+        formulas[f"sigma_prime<{l}>"] = sigma.sigma_prime
+    return formulas | output_formulas(plan.activations[-1], plan.cost)
+
+
+class ResidentStepper:
+    """Mini-batch SGD in one launch a piece; what it computes is defined by the reference's Stepper.
+
+    x is (n, n_1) of the plan's dtype or uint8; y is (n,) labels or (n, n_L) targets; C-ordered, on
+    the device or on the host.
+    """
+
+    def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
+        self.plan, self.parameters = plan, parameters
+        self._feed = feed = make_feed(x, y, plan.batch_size)
+        self.shape = choose_shape(plan, data_layout(feed.x, feed.y), device_limits())
+        self._family = Family(plan, self.shape, feed.x, feed.y)
+        self._stream = cp.cuda.Stream(non_blocking=True)
+
+    def run(self, order: Any, learning_rate: float) -> float:
+        """Train on the examples of ``order``; the mean of their objective before each update."""
+        feed, stream = self._feed, self._stream
+        # What was done to the weights so far was done on another stream.
+        cp.cuda.get_current_stream().synchronize()
+        with stream:
+            try:
+                costs = self._family.costs(1)
+                for start in range(0, len(order), feed.rows):
+                    piece = order[start : start + feed.rows]
+                    feed.load(piece, stream)
+                    member = Member(
+                        self.plan, self.parameters, feed.order, len(piece), learning_rate
+                    )
+                    self._family.enqueue([member], feed.x, feed.y, costs)
+                return float(costs.get().sum()) / len(order)
+            finally:
+                stream.synchronize()  # also when interrupted: the weights are then at rest

@@ -1,0 +1,275 @@
+"""The resident Stepper's host side: what fits, which is chosen, launches, many networks at once.
+
+What its kernel computes is judged by test_cuda_gates.py, test_kernels.py and test_cuda_fit.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_on_cpu import build
+from cuda_on_cpu.cupy_on_cpu import installed
+from cuda_on_cpu.device import imagined
+from oracle import normwise
+
+import gpubp
+from gpubp.activation import ACTIVATIONS
+from gpubp.cost import COSTS
+from gpubp.optimiser import UpdateRule
+from gpubp.parameters import Parameters
+from gpubp.plan import Plan
+
+needs_compiler = pytest.mark.skipif(bool(build.missing()), reason=str(build.missing()))
+SIGMOID, QUADRATIC = ACTIVATIONS["sigmoid"], COSTS["quadratic"]
+SIZES, BATCH, ROWS = (15, 6, 3), 4, 43
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.delenv("GPUBP_CUDA_STEPPER", raising=False)
+    with installed() as cupy, imagined():
+        yield cupy
+
+
+def cuda(module: str) -> Any:
+    return import_module(f"gpubp.kernels.cuda.{module}")
+
+
+def plan(
+    sizes: tuple[int, ...] = SIZES, batch: int = BATCH, dtype: str = "float64",
+    rule: UpdateRule | None = None,
+) -> Plan:  # fmt: skip
+    sigma = (SIGMOID,) * (len(sizes) - 1)
+    return Plan(sizes, sigma, QUADRATIC, batch, dtype, rule or UpdateRule())
+
+
+# What fits, and which is chosen
+
+
+def shape(of: Plan, capability: int = 90, networks: int = 1) -> Any:
+    capacity = cuda("capacity")
+    gpu = capacity.Device((227 if capability >= 90 else 163) << 10, capability >= 90, 132)
+    return capacity.choose_shape(of, capacity.Data(1, 8, 1, 256), gpu, networks)
+
+
+def test_case_s_is_shared_by_eight_blocks() -> None:
+    s = plan((784, 30, 10), 10, "float32")
+    alone = shape(s)
+    assert (alone.cluster, alone.slice) == (8, 98)
+    assert alone.seconds <= 1.6e-6  # a prediction
+    assert shape(s, 80).cluster == 1
+    assert shape(s, networks=132).cluster < 8  # more networks than clusters of 8
+    # Layer 0 and the head, two buffers of inputs, and more; a sum that can be done by hand.
+    least = 98 * 30 + 10 * 31 + 40 + 2 * 98 * 10 + 2 * 400 + 2 * 8 * 300
+    assert 4 * least <= alone.shared_bytes <= 4 * (least + 16 * alone.groups * 20) + 1000
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch", "words"),
+    [
+        ((784, 1024, 1024, 10), 20, r"needs [\d,]+ bytes of shared memory in each of 4 blocks"),
+        ((784, 30, 10), 128, "does not fit the registers of a block: take a batch_size of at most"),
+    ],
+)
+def test_what_does_not_fit_is_told(
+    sizes: Any, batch: int, words: str, stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = plan(sizes, batch, "float32")
+    with pytest.raises(cuda("capacity").DoesNotFitError, match=words):
+        shape(large)
+    x, y = stand_in.zeros((batch, sizes[0]), np.uint8), stand_in.zeros(batch, np.int64)
+    choose = cuda("stepper").choose_stepper
+    assert choose(large, x, y) == "graph"
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", "resident")
+    with pytest.raises(ValueError, match="GPUBP_CUDA_STEPPER='resident' does not apply: ") as said:
+        choose(large, x, y)
+    assert re.search(words, str(said.value))
+    assert "\n" not in str(said.value)
+
+
+def test_the_rule_and_its_override(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = cuda("stepper")
+    x, y = stand_in.zeros((60, 784), np.uint8), stand_in.zeros(60, np.int64)
+    chosen = {
+        sizes: module.choose_stepper(plan(sizes, batch, "float32"), x, y)
+        for sizes, batch in (((784, 30, 10), 10), ((784, 128, 10), 128), ((784, 500, 10), 50))
+    }
+    assert list(chosen.values()) == ["resident", "graph", "graph"]
+    assert module.describe().startswith("resident where a network fits 232,448 bytes a block")
+    for name in ("graph", "resident"):
+        monkeypatch.setenv("GPUBP_CUDA_STEPPER", name)
+        assert module.choose_stepper(plan((784, 30, 10), 10, "float32"), x, y) == name
+        assert module.describe() == f"{name} (GPUBP_CUDA_STEPPER overrides)"
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", "rezident")
+    with pytest.raises(ValueError, match="'rezident': did you mean 'resident'"):
+        module.choose_stepper(plan(), x, y)
+
+
+# Launches
+
+
+def made(rule: UpdateRule | None = None, rows: int = ROWS, backend: str = "cuda") -> Any:
+    """(Stepper, parameters, an order) of a small network on ``rows`` examples on the host."""
+    rng, where, rule = np.random.default_rng(61), gpubp.get_backend(backend), rule or UpdateRule()
+    parameters = Parameters(where.xp, SIZES, "float64")
+    parameters.flat[...] = where.asarray(rng.standard_normal(parameters.flat.size))
+    if rule.momentum:
+        parameters.velocity = where.xp.zeros_like(parameters.flat)
+    x, y = rng.random((rows, SIZES[0])), rng.integers(0, SIZES[-1], rows)
+    stepper = where.kernels.Stepper(plan(rule=rule), parameters, x, y)
+    assert backend != "cuda" or stepper.engine == "resident"
+    return getattr(stepper, "_stepper", stepper), parameters, rng.permutation(rows)
+
+
+@needs_compiler
+def test_pieces_windows_and_launches_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = UpdateRule(0.9, True, 1e-3, 1e-4)
+    one, whole, order = made(rule)
+    cost = one.run(order, 0.3)
+    right, truth, _ = made(rule, backend="reference")
+    assert abs(cost - right.run(order, 0.3)) <= 1e-14
+    assert normwise(whole.flat.get(), truth.flat) <= 1e-14
+    pieces, found, _ = made(rule)
+    for start in range(0, ROWS, 3 * BATCH):
+        pieces.run(order[start : start + 3 * BATCH], 0.3)
+    np.testing.assert_array_equal(found.flat.get(), whole.flat.get())
+    monkeypatch.setattr(cuda("resident"), "_LAUNCH_SECONDS", 1e-9)
+    short, found, _ = made(rule)
+    launched, kernel = [], short._family._kernel
+    monkeypatch.setattr(short._family, "_kernel", lambda *a: (launched.append(a[-2:]), kernel(*a)))
+    assert abs(short.run(order, 0.3) - cost) <= 1e-15
+    assert [int(end) for _, end in launched] == [*range(BATCH, ROWS, BATCH), ROWS]
+    np.testing.assert_array_equal(found.flat.get(), whole.flat.get())
+    np.testing.assert_array_equal(found.velocity.get(), whole.velocity.get())
+
+
+@needs_compiler
+def test_a_new_velocity_and_rate_are_noticed() -> None:
+    flats = []
+    for backend in ("cuda", "reference"):
+        one, parameters, order = made(UpdateRule(0.9), backend=backend)
+        xp = gpubp.get_backend(backend).xp
+        for rate in (0.1, 0.2):
+            one.run(order, rate)
+            parameters.velocity = xp.zeros_like(parameters.flat) + 1
+        one.run(order, 0.1)
+        flats.append([gpubp.get_backend(backend).asnumpy(a)
+                      for a in (parameters.flat, parameters.velocity)])  # fmt: skip
+    for found, right in zip(*flats, strict=True):
+        assert normwise(found, right) <= 1e-14
+
+
+@needs_compiler
+def test_an_interrupt_leaves_the_device_at_rest(
+    monkeypatch: pytest.MonkeyPatch, stand_in: Any
+) -> None:
+    monkeypatch.setattr(cuda("resident"), "_LAUNCH_SECONDS", 1e-9)
+    one, parameters, order = made()
+    before, kernel, calls = parameters.flat.get(), one._family._kernel, []
+
+    def interrupted(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        kernel(*arguments)
+
+    monkeypatch.setattr(one._family, "_kernel", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        one.run(order, 0.1)
+    after = parameters.flat.get()
+    assert (after != before).any()
+    stand_in.cuda.Device().synchronize()
+    np.testing.assert_array_equal(parameters.flat.get(), after)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shift", [0, 1, 2, 4])
+def test_inputs_at_any_address(shift: int, stand_in: Any) -> None:
+    """Rows of 16 bytes are read 4 bytes at a time, where they lie so."""
+    rng = np.random.default_rng(62)
+    x, y = rng.integers(0, 256, (20, 16), np.uint8), rng.integers(0, 3, 20)
+    buffer = stand_in.zeros(20 * 16 + shift, np.uint8)
+    there = buffer[shift:].reshape(20, 16)
+    there.set(x)
+    flats = []
+    for where, data in (("cuda", there), ("reference", x)):
+        backend = gpubp.get_backend(where)
+        parameters = Parameters(backend.xp, (16, 5, 3), "float64")
+        parameters.flat[...] = 0.1
+        stepper = backend.kernels.Stepper(plan((16, 5, 3)), parameters, data, backend.asarray(y))
+        stepper.run(np.arange(20), 0.5)
+        flats.append(backend.asnumpy(parameters.flat))
+        if where == "cuda":
+            assert stepper._stepper.shape.fetch == {0: 4, 1: 1, 2: 2, 4: 4}[shift]
+    assert normwise(*flats) <= 1e-14
+
+
+# Many networks
+
+
+def family(stand_in: Any, members: int, networks: int = 1) -> tuple[Any, list[Any], Any, Any]:
+    """(family, members, x, y): one kind of network, each with numbers of its own."""
+    resident, capacity, rng = cuda("resident"), cuda("capacity"), np.random.default_rng(63)
+    x = stand_in.asarray(rng.integers(0, 256, (30, SIZES[0]), np.uint8))
+    y = stand_in.asarray(rng.integers(0, SIZES[-1], 30))
+    kind = plan(rule=UpdateRule(0.5, l2=0.01))
+    found = []
+    for i in range(members):
+        parameters = Parameters(stand_in, SIZES, "float64")
+        parameters.flat.set(rng.standard_normal(parameters.flat.size))
+        parameters.velocity = stand_in.zeros_like(parameters.flat)
+        rule = replace(kind.rule, momentum=0.5 + 0.1 * i, l2=0.01 * (i + 1))
+        order = stand_in.asarray(rng.permutation(30))
+        own = replace(kind, rule=rule)
+        found.append(resident.Member(own, parameters, order, 30 - 5 * i, 0.1 * (i + 1)))
+    data = resident.data_layout(x, y)
+    chosen = capacity.choose_shape(kind, data, resident.device_limits(), networks)
+    return resident.Family(kind, chosen, x, y), found, x, y
+
+
+@needs_compiler
+@pytest.mark.parametrize("clusters", [(1,), (4,)], ids=["blocks", "clusters"])
+def test_networks_side_by_side_are_each_as_if_alone(
+    clusters: tuple[int, ...], stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, with weights, order, length, learning rate and rule's numbers of their own."""
+    monkeypatch.setattr(cuda("capacity"), "CLUSTERS", clusters)
+    results = []
+    for together in (True, False):
+        kernel, members, x, y = family(stand_in, 5)
+        costs = kernel.costs(5)
+        if together:
+            kernel.enqueue(members, x, y, costs)
+        else:
+            for i, member in enumerate(members):
+                kernel.enqueue([member], x, y, costs[i : i + 1])
+        flats = [a.get() for m in members for a in (m.parameters.flat, m.parameters.velocity)]
+        results.append((*flats, costs.get()))
+    for ours, alone in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, alone)
+    right = Parameters(np, SIZES, "float64")
+    _, members, x, y = family(stand_in, 5)
+    last = members[-1]
+    right.flat[...], right.velocity = last.parameters.flat.get(), np.zeros(right.flat.size)
+    reference = gpubp.get_backend("reference").kernels.Stepper(
+        replace(plan(), rule=last.plan.rule), right, x.get(), y.get()
+    )
+    cost = reference.run(last.order.get()[: last.examples], last.learning_rate)
+    assert normwise(results[0][-3], right.flat) <= 1e-13
+    assert abs(results[0][-1][-1].sum() / last.examples - cost) <= 1e-14
+
+
+def test_a_family_has_one_kind_of_network(stand_in: Any) -> None:
+    kernel, members, x, y = family(stand_in, 1)
+    for other, words in (
+        (plan(), r"network 0 has .*momentum=0.0, .* in a family with .*momentum=0.5"),
+        (replace(members[0].plan, batch_size=5), "network 0 is .* in a family of"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kernel.enqueue([replace(members[0], plan=other)], x, y, kernel.costs(1))

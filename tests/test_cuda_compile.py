@@ -23,6 +23,7 @@ from oracle import CUSTOM_ACTIVATIONS, legal_pairs
 
 import gpubp
 from gpubp.activation import ACTIVATIONS, SOFTMAX
+from gpubp.backend import PRECISIONS
 from gpubp.cost import COSTS
 from gpubp.optimiser import UpdateRule
 from gpubp.parameters import Parameters
@@ -41,12 +42,13 @@ RULES = [
 ]
 
 
-Network = tuple[Any, ...]  # sizes, activations, cost, batch size, dtype, rule, uint8 x, labels
+# sizes, activations, cost, batch size, arithmetic (a dtype or a precision), rule, uint8 x, labels
+Network = tuple[Any, ...]
 
 
 def measured() -> Iterator[Network]:
-    """Networks whose products have tiles of every shape, in both precisions."""
-    for dtype in ("float32", "float64"):
+    """Networks whose products have tiles of every shape, in each arithmetic."""
+    for dtype in ("float32", "float64", "tf32", "bf16"):
         for sizes, batch in (
             ((784, 30, 10), 10), ((784, 128, 10), 128), ((784, 1024, 1024, 10), 512),
             ((785, 33, 7), 9), ((300, 2000, 3), 1000),
@@ -74,13 +76,15 @@ def texts(networks: Iterator[Network]) -> dict[str, str]:
     """text -> kernel, of all that these networks ask for; nothing is run."""
     with installed() as cupy, imagined(collected={}) as machine:
         kernels = gpubp.get_backend("cuda").kernels
-        for sizes, activations, cost, batch, dtype, rule, bytes_, labels in networks:
+        for sizes, activations, cost, batch, arithmetic, rule, bytes_, labels in networks:
+            precision = arithmetic if arithmetic in PRECISIONS else None
+            dtype = "float32" if precision else arithmetic
             parameters = Parameters(cupy, sizes, dtype)
             if rule.momentum:
                 parameters.velocity = cupy.zeros_like(parameters.flat)
             x = cupy.zeros((batch, sizes[0]), np.uint8 if bytes_ else dtype)
             y = cupy.zeros(batch, np.int64) if labels else cupy.zeros((batch, sizes[-1]), dtype)
-            plan = Plan(sizes, activations, cost, batch, dtype, rule)
+            plan = Plan(sizes, activations, cost, batch, dtype, rule, precision)
             kernels.Stepper(plan, parameters, x, y).run(np.arange(batch), 0.1)
             kernels.score(parameters, activations, cost, x, y)
             delta, a = (cupy.ones((batch, n), dtype) for n in sizes[1:3])
@@ -101,11 +105,7 @@ def needs_nvrtc() -> None:
 
 def threads(text: str) -> int:
     """Threads a block: as launched, from the constants at the head of the text."""
-    constants = dict(line.split()[1:3] for line in text.splitlines() if line.startswith("#define"))
-    if "BLOCK" in constants:
-        return int(constants["BLOCK"])
-    bm, bn, tm, tn, slices = (int(constants[name]) for name in ("BM", "BN", "TM", "TN", "SLICES"))
-    return bm // tm * (bn // tn) * slices
+    return int(text.partition("#define BLOCK ")[2].split()[0])
 
 
 def check(arch: str, kernels: dict[str, str]) -> None:
@@ -132,7 +132,7 @@ def test_the_measured_networks_fit(arch: str) -> None:
 def test_all_formulas_rules_and_kinds_of_data_compile() -> None:
     found = texts(varied())
     check("sm_90", found)
-    stems = {p.name[:-3] for p in files("gpubp.kernels.cuda").iterdir() if p.name.endswith(".cu")}
+    stems = {p.name[:-3] for p in (files("gpubp.kernels") / "cuda").iterdir() if p.name.endswith(".cu")}
     assert set(found.values()) == stems  # there is no kernel that this file does not know
 
 

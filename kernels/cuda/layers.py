@@ -12,7 +12,7 @@ import numpy as np
 from gpubp.activation import Activation, Softmax
 from gpubp.cost import Cost, output_error
 from gpubp.expression import Expression
-from gpubp.kernels.cuda.launch import BLOCK, WARP, Formulas, Kernel, load_kernel, load_product
+from gpubp.kernels.cuda.launch import BLOCK, WARP, Formulas, Kernel, load_kernel, load_product, run_length
 from gpubp.parameters import Parameters
 
 _IDENTITY = Expression("z", ("z",))
@@ -26,20 +26,22 @@ class Layers:
     """
 
     def __init__(
-        self, parameters: Parameters, activations: Sequence[Activation | Softmax], dtype: str,
+        self, parameters: Parameters, activations: Sequence[Activation | Softmax], arithmetic: str,
         rows: int, x: Any, *, fixed: bool, gather: bool,
     ) -> None:  # fmt: skip
-        self.parameters, self.dtype, self.sizes = parameters, dtype, parameters.sizes
+        self.parameters, self.sizes = parameters, parameters.sizes
+        dtype = parameters.flat.dtype
         self.z, self.a = ([cp.empty((rows, n), dtype) for n in self.sizes[1:]] for _ in range(2))
         self._kernels = [
             load_product(
-                "forward", dtype,
+                "forward", arithmetic,
                 {"sigma": _IDENTITY if isinstance(sigma, Softmax) else sigma.sigma}, (rows, n, k),
                 GATHER=int(gather and l == 0), Input=input_type(x) if l == 0 else "T",
-                N=n if fixed else "n", K=k if fixed else "k",
+                N=n if fixed else "n", K=k if fixed else "k", W_RUN=run_length(weights, dtype),
+                X_RUN=run_length(self.a[l - 1] if l else x, dtype) if fixed else 1,
             )
-            for l, (sigma, (k, n)) in enumerate(
-                zip(activations, pairwise(self.sizes), strict=True)
+            for l, (sigma, (k, n), weights) in enumerate(
+                zip(activations, pairwise(self.sizes), parameters.weights, strict=True)
             )
         ]  # fmt: skip
 

@@ -6,7 +6,7 @@
 // Plain twin: delta.T @ a, delta.sum(axis=0), and the update rule's passes over all parameters.
 // Here the gradient never reaches memory: with UPDATE the epilogue of the product changes w, and
 // velocity v where there is MOMENTUM (see gpubp/optimiser.py). The blocks of the first tile column
-// add up delta's columns from the stages that lie in shared memory for the product.
+// add up delta's columns as they fetch them for the product: unrounded, whatever its precision.
 //
 // The penalty of the weights before their update belongs to the cost of this mini-batch. Each block
 // adds m times its tile's share to a sum of its own, in double: no two blocks meet, launches follow
@@ -19,6 +19,7 @@
 
 #include "common.cuh"
 #include "tile.cuh"
+#include "tile_mma.cuh"
 
 #if UPDATE
 struct Rule { T eta, momentum, l2, l1; };
@@ -37,7 +38,7 @@ __device__ inline void update(T& p, T* v, T g, const Rule& rule)
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) outer_sum(
+extern "C" __global__ void __launch_bounds__(BLOCK, 1) outer_sum(
     int m, int n, int k, const T* delta, const Input* a,
 #if GATHER
     const long long* order, const long long* first, int offset,
@@ -49,23 +50,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) outer_sum(
 #endif
 )
 {
-    const bool first_column = tile_column(K) == 0 && threadIdx.x < BM;
-    const int j_bias = tile_row(K) * BM + threadIdx.x;
-    T bias_sum = 0;
+    constexpr int BM = TILE::BM;
+    static_assert(BLOCK == TILE::THREADS && BLOCK % BM == 0, "a thread fetches the same rows always");
+    const bool first_column = tile_column<TILE>(blockIdx.x, K) == 0;
+    T bias_sum[DELTA_RUN] = {};
     double block_penalty = 0;
 #if GATHER
     const long long* rows = order + *first + offset;
 #ifdef MUTANT_ROWS_OUT_OF_ORDER
-    const auto a_ik = [&](int c, int i) { return as_input(a[rows[0] * K + c]); };
+    const auto a_i = [&](int i) { return a + rows[0] * K; };
 #else
-    const auto a_ik = [&](int c, int i) { return as_input(a[rows[i] * K + c]); };
+    const auto a_i = [&](int i) { return a + rows[i] * K; };
 #endif
 #else
-    const auto a_ik = [&](int c, int i) { return as_input(a[(long long)i * K + c]); };
+    const auto a_i = [&](int i) { return a + (long long)i * K; };
 #endif
-    const auto delta_ij = [&](int j, int i) { return delta[(long long)i * N + j]; };
-    const auto bp3 = [&](const AStage& stage) {
-        for (int i = 0; first_column && i < BK; i++) bias_sum += element(stage, threadIdx.x, i);
+    const auto delta_i = [&](int i) { return delta + (long long)i * N; };
+    const auto bp3 = [&](int q, T delta_ij) {
+        if (first_column) bias_sum[q] += delta_ij;
     };
 #if UPDATE
     const Rule rule = {*eta, momentum, l2, l1};
@@ -85,17 +87,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) outer_sum(
         product[jc] = sum;
 #endif
     };
-    tile_product<false, false>(N, K, m, delta_ij, a_ik, bp3, epilogue);
+    __shared__ TILE::Shared<false, false> shared;
+    TILE::product<DELTA_RUN, X_RUN>(shared, blockIdx.x, N, K, m, delta_i, a_i, bp3, epilogue);
 
-    if (first_column && j_bias < N) {
+    // Rows 0 .. BM - 1 of the tile, then these again, and so on.
+    __shared__ T bias_sums[BLOCK * DELTA_RUN];
+    for (int q = 0; q < DELTA_RUN; q++) bias_sums[threadIdx.x * DELTA_RUN + q] = bias_sum[q];
+#ifndef MUTANT_BIAS_WITHOUT_BARRIER
+    __syncthreads();
+#endif
+    const int j_bias = tile_row<TILE>(blockIdx.x, K) * BM + threadIdx.x;
+    if (first_column && threadIdx.x < BM && j_bias < N) {
+        T sum = 0;
+        for (int t = threadIdx.x; t < BLOCK * DELTA_RUN; t += BM) sum += bias_sums[t];
 #if UPDATE
-        update(b[j_bias], b_velocity + j_bias, bias_sum / T(m), rule);
+        update(b[j_bias], b_velocity + j_bias, sum / T(m), rule);
 #else
-        column_sum[j_bias] = bias_sum;
+        column_sum[j_bias] = sum;
 #endif
     }
 #if UPDATE && PENALTY
-    block_penalty = block_sum<THREADS>(block_penalty);
+    block_penalty = block_sum<BLOCK>(block_penalty);
     if (threadIdx.x == 0) penalty[blockIdx.x] += m * block_penalty;
 #endif
 }

@@ -21,7 +21,7 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from oracle import normwise
+from oracle import ROUNDED, normwise
 
 import gpubp
 from cuda_on_cpu.cupy_on_cpu import installed
@@ -48,6 +48,7 @@ class Case:
     bytes: bool = True
     labels: bool = True
     tile: int | None = None
+    precision: str | None = None
 
 
 # Two or more tiles each way, several stages deep, with what hangs over the edges.
@@ -57,9 +58,18 @@ _TILED = {
     )
     for tile, (sizes, dtype) in enumerate(
         [
-            ((70, 33, 67), "float32"), ((37, 33, 35), "float64"), ((70, 17, 5), "float32"),
+            ((72, 33, 68), "float32"), ((38, 33, 36), "float64"), ((70, 20, 5), "float32"),
             ((70, 9, 17), "float64"),
         ]
+    )
+}  # fmt: skip
+_TENSOR_CORES = {
+    f"{precision}, tile {tile}": Case(
+        sizes, batch=20, rows=47, tile=tile, rule=UpdateRule(l2=0.03), precision=precision
+    )
+    for precision, tile, sizes in (
+        ("tf32", 0, (72, 33, 68)), ("bf16", 0, (68, 70, 7)), ("tf32", 1, (37, 36, 5)),
+        ("bf16", 2, (70, 20, 17)),
     )
 }  # fmt: skip
 CASES = {
@@ -72,6 +82,7 @@ CASES = {
     "softmax": Case((12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 11),
     "one neuron": Case((1, 1), ("sigmoid",), batch=1, rows=3, labels=False),
     **_TILED,
+    **_TENSOR_CORES,
 }  # fmt: skip
 # A sanitizer takes its time for each thread: what needs a hundred blocks is left to the others.
 SANITIZED = [name for name in CASES if name != "many rows"]
@@ -84,7 +95,7 @@ REAL = {
 
 def mutants() -> list[str]:
     """The names that the kernels' texts ask about: each takes something out that they need."""
-    folder = files("gpubp.kernels.cuda")
+    folder = files("gpubp.kernels") / "cuda"
     texts = [p.read_text() for p in folder.iterdir() if p.name.endswith((".cu", ".cuh"))]
     return sorted({name for text in texts for name in re.findall(r"\bMUTANT_\w+", text)})
 
@@ -113,7 +124,12 @@ def results(
         parameters.velocity = xp.zeros_like(parameters.flat)
     activations = tuple(ACTIVATIONS[name] for name in case.activations)
     cost = COSTS[case.cost]
-    plan = Plan(sizes, activations, cost, case.batch, dtype, case.rule)
+    precision = case.precision
+    if precision is not None and backend.xp is np:  # the twin: plain expressions, rounded operands
+        rounded = parameters.flat.view(ROUNDED[precision])
+        parameters.__setstate__((sizes, rounded, parameters.velocity))
+        precision = None
+    plan = Plan(sizes, activations, cost, case.batch, dtype, case.rule, precision)
     x, y = backend.asarray(x), backend.asarray(y)
     stepper = backend.kernels.Stepper(plan, parameters, x, y)
     orders = [rng.integers(0, n, case.rows) for _ in range(runs)]
@@ -124,7 +140,7 @@ def results(
         total, right = backend.kernels.score(parameters, activations, cost, x, y)
     else:
         net = gpubp.Network(sizes, activation=activations, cost=cost, backend=backend, dtype=dtype)
-        net.parameters.flat[...] = parameters.flat
+        net.parameters.flat[...] = parameters.flat.view(np.ndarray)
         found = net.evaluate(x, y)
         total, right = found.cost * n, round((found.accuracy or 0) * n)
     named = {
@@ -133,7 +149,7 @@ def results(
     }  # fmt: skip
     if case.rule.momentum:
         named["velocity"] = parameters.velocity
-    arrays = {name: backend.asnumpy(array) for name, array in named.items()}
+    arrays = {name: np.array(backend.asnumpy(array)) for name, array in named.items()}
     classes = case.labels and sizes[-1] > 1
     return arrays | {"costs": np.array([*costs, total])} | ({"right": right} if classes else {})
 
@@ -145,14 +161,16 @@ def on_cuda(case: Case, seed: int = 5, runs: int = 2, **settings: Any) -> Any:
         from gpubp.kernels.cuda import tiling
 
         if case.tile is not None:
-            tiling._TILES = (tiling._TILES[case.tile],)  # a fresh import: see installed
+            name = "_MMA_TILES" if case.precision else "_TILES"  # a fresh import: see installed
+            setattr(tiling, name, (getattr(tiling, name)[case.tile],))
         return results(case, backend, seed=seed, runs=runs)
 
 
 def right(case: Case, found: Any) -> bool:
     """Whether these numbers agree with the reference to far more digits than a bug would leave."""
     truth = results(case, gpubp.get_backend("reference"), "float64")
-    bound = 1e-12 if case.dtype == "float64" else 1e-5
+    # Where an operand lies close to the middle between two of few bits, it may be rounded either way.
+    bound = 1e-12 if case.dtype == "float64" else 1e-4 if case.precision else 1e-5
     return all(normwise(found[name], truth[name]) <= bound for name in truth)
 
 

@@ -152,6 +152,7 @@ struct Collective {  // the lanes of one mask
   Barrier barrier;
   struct Half {
     uint64_t slot[32];
+    Fragments fragments;
     unsigned present;
   } halves[2];
 };
@@ -444,6 +445,16 @@ unsigned ballot(unsigned mask, bool predicate, Site site) {
   half.present |= unsigned(predicate) << running->index % 32;
   wait(c.barrier, site, false);
   return half.present;
+}
+
+const Fragments& exchange(const uint32_t (&words)[6], Site site) {
+  if (warp().live != ~0u)
+    report(name(*running) + " at " + name(site) + ": mma.sync needs a whole warp");
+  Collective& c = collective(~0u, site);
+  Collective::Half& half = c.halves[c.barrier.phase & 1];
+  memcpy(half.fragments[running->index % 32], words, sizeof words);
+  wait(c.barrier, site, false);
+  return half.fragments;
 }
 
 void* dynamic_shared() { return running->block->dynamic; }

@@ -60,8 +60,8 @@ class Backend:
             capability = int(device.compute_capability)
         if capability < TENSOR_CORES:
             raise ValueError(
-                f"precision={precision!r} needs a GPU of compute capability 8.0 (Ampere, 2020), and "
-                f"backend {self.name!r} has {capability / 10}: leave precision out"
+                f"precision={precision!r} needs a GPU of compute capability 8.0 (Ampere, 2020), "
+                f"and backend {self.name!r} has {capability / 10}: leave precision out"
             )
         return precision
 

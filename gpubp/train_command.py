@@ -25,8 +25,8 @@ from .optimiser import UpdateRule
 from .schedule import Schedule, make_schedule
 
 _NETWORK_OPTIONS = ("sizes", "activation", "cost", "init", "dtype", "rng")
-_RUN_OPTIONS = ("data", "backend", "precision", "epochs", "learning_rate", "schedule", "nesterov", "l2", "l1",
-                "early_stopping", "plot")  # fmt: skip
+_RUN_OPTIONS = ("data", "backend", "precision", "epochs", "learning_rate", "schedule", "nesterov",
+                "l2", "l1", "early_stopping", "plot")  # fmt: skip
 
 
 def train(args: Namespace) -> int:

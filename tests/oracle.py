@@ -65,9 +65,8 @@ def rounded_to(bits: int, values: Any) -> Any:
     """The values rounded to so many significant bits, as far from 0 as can be in between."""
     mantissa, exponent = np.frexp(np.asarray(values))
     scale = values.dtype.type(2**bits)
-    return np.ldexp(np.trunc(mantissa * scale + np.copysign(0.5, mantissa)) / scale, exponent).astype(
-        values.dtype
-    )
+    nearest = np.trunc(mantissa * scale + np.copysign(0.5, mantissa)) / scale
+    return np.ldexp(nearest, exponent).astype(values.dtype)
 
 
 class _Rounded(np.ndarray[Any, Any]):

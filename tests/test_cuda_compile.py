@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_on_cpu import nvrtc
+from cuda_on_cpu import gate, nvrtc
 from cuda_on_cpu.cupy_on_cpu import installed
 from cuda_on_cpu.device import imagined
 from oracle import CUSTOM_ACTIVATIONS, legal_pairs
@@ -51,7 +51,7 @@ def measured() -> Iterator[Network]:
     for dtype in ("float32", "float64", "tf32", "bf16"):
         for sizes, batch in (
             ((784, 30, 10), 10), ((784, 128, 10), 128), ((784, 1024, 1024, 10), 512),
-            ((785, 33, 7), 9), ((300, 2000, 3), 1000),
+            ((785, 33, 7), 9), ((300, 2000, 3), 1000), ((784, 100, 60, 32, 10), 100),
         ):  # fmt: skip
             sigma = (SIGMOID,) * (len(sizes) - 1)
             yield (sizes, sigma, QUADRATIC, batch, dtype, RULES[3], True, True)
@@ -76,6 +76,8 @@ def texts(networks: Iterator[Network]) -> dict[str, str]:
     """text -> kernel, of all that these networks ask for; nothing is run."""
     with installed() as cupy, imagined(collected={}) as machine:
         kernels = gpubp.get_backend("cuda").kernels
+        from gpubp.kernels.cuda.cooperative import why_not_cooperative
+
         for sizes, activations, cost, batch, arithmetic, rule, bytes_, labels in networks:
             precision = arithmetic if arithmetic in PRECISIONS else None
             dtype = "float32" if precision else arithmetic
@@ -85,7 +87,11 @@ def texts(networks: Iterator[Network]) -> dict[str, str]:
             x = cupy.zeros((batch, sizes[0]), np.uint8 if bytes_ else dtype)
             y = cupy.zeros(batch, np.int64) if labels else cupy.zeros((batch, sizes[-1]), dtype)
             plan = Plan(sizes, activations, cost, batch, dtype, rule, precision)
-            kernels.Stepper(plan, parameters, x, y).run(np.arange(batch), 0.1)
+            for way in ("graph", "cooperative"):
+                if way == "cooperative" and why_not_cooperative(plan):
+                    continue
+                with gate.asking_for(way):
+                    kernels.Stepper(plan, parameters, x, y).run(np.arange(batch), 0.1)
             kernels.score(parameters, activations, cost, x, y)
             delta, a = (cupy.ones((batch, n), dtype) for n in sizes[1:3])
             kernels.outer_sum(delta, a)
@@ -132,7 +138,8 @@ def test_the_measured_networks_fit(arch: str) -> None:
 def test_all_formulas_rules_and_kinds_of_data_compile() -> None:
     found = texts(varied())
     check("sm_90", found)
-    stems = {p.name[:-3] for p in (files("gpubp.kernels") / "cuda").iterdir() if p.name.endswith(".cu")}
+    folder = files("gpubp.kernels") / "cuda"
+    stems = {path.name[:-3] for path in folder.iterdir() if path.name.endswith(".cu")}
     assert set(found.values()) == stems  # there is no kernel that this file does not know
 
 

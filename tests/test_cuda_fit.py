@@ -73,11 +73,13 @@ def flat(net: gpubp.Network) -> Any:
     return net.backend.asnumpy(net.parameters.flat)
 
 
+@pytest.mark.parametrize("way", ["graph", "cooperative"])
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_fit_ends_with_the_references_weights(
-    name: str, dtype: str, cuda_backend: gpubp.Backend
+    name: str, dtype: str, way: str, cuda_backend: gpubp.Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", way)
     ours, right = (trained(backend, name, dtype) for backend in (cuda_backend, "reference"))
     assert ours.history[-1].cost < ours.history[0].cost
     assert normwise(flat(ours), flat(right)) <= BOUND[dtype]

@@ -29,7 +29,8 @@ SIZES, BATCH = (5, 4, 3), 4
 
 
 @pytest.fixture(autouse=True)
-def stand_in() -> Iterator[Any]:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", "graph")
     with installed() as cupy:
         yield cupy
 
@@ -86,7 +87,7 @@ def test_texts_are_complete_and_say_what_they_are() -> None:
 def test_every_kernel_file_holds_the_kernel_of_its_name() -> None:
     folder = Path(cuda("source").__file__).parent
     stems = sorted(path.stem for path in folder.glob("*.cu"))
-    assert len(stems) == 7
+    assert len(stems) == 8
     for stem in stems:
         code = (folder / f"{stem}.cu").read_text()
         declared = r"__global__ void (?:__launch_bounds__\(\w+(?:, 1)?\) )?(\w+)\("
@@ -156,20 +157,21 @@ def train(rows: int, pieces: int = 1, backend: str = "cuda", **kwargs: Any) -> t
 
 @needs_compiler
 def test_a_piece_is_graphs_and_a_remainder(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, launched, replayed = cuda("stepper"), [], []
+    launched, replayed = [], []
     one, _ = stepper(BATCH * 140 + 3)
-    enqueue, graph = one._minibatch.enqueue, type(one)._graph
+    way = one._way
+    enqueue, graph = way.minibatch.enqueue, type(way)._graph
 
     def counted(m: int, offset: int) -> None:
         launched.append((m, offset, machine.capturing is not None))
         enqueue(m, offset)
 
-    monkeypatch.setattr(one._minibatch, "enqueue", counted)
+    monkeypatch.setattr(way.minibatch, "enqueue", counted)
     monkeypatch.setattr(
-        type(one), "_graph", lambda self, steps: replayed.append(steps) or graph(self, steps)
+        type(way), "_graph", lambda self, steps: replayed.append(steps) or graph(self, steps)
     )
     one.run(np.arange(BATCH * 140 + 3), 0.1)
-    assert module.GRAPH_STEPS == 64
+    assert cuda("graphs").GRAPH_STEPS == 64
     assert replayed == [64, 64, *[1] * 11]
     assert launched[0] == (BATCH, 0, False)  # the first, which loads the kernels
     assert launched[-1] == (3, 0, False)  # the ragged last
@@ -214,16 +216,17 @@ def test_an_interrupt_leaves_the_device_at_rest(monkeypatch: pytest.MonkeyPatch)
     one, parameters = stepper(40)
     one.run(np.arange(40), 0.1)
     before = parameters.flat.get()
-    graph = one._graph
+    way = one._way
+    graph = way._graph
 
     def interrupted(steps: int) -> Any:
-        monkeypatch.setattr(one, "_graph", broken)
+        monkeypatch.setattr(way, "_graph", broken)
         return graph(steps)
 
     def broken(steps: int) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(one, "_graph", interrupted)
+    monkeypatch.setattr(way, "_graph", interrupted)
     with pytest.raises(KeyboardInterrupt):
         one.run(np.arange(40), 0.1)
     after = parameters.flat.get()
@@ -237,7 +240,7 @@ def test_a_failed_capture_is_told_and_can_be_repeated(monkeypatch: pytest.Monkey
     one, _ = stepper(40)
     one.run(np.arange(BATCH), 0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(one._minibatch, "next_steps", lambda examples: 1 / 0)
+        patch.setattr(one._way.minibatch, "next_steps", lambda examples: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             one.run(np.arange(2 * BATCH), 0.1)
     assert np.isfinite(one.run(np.arange(2 * BATCH), 0.1))

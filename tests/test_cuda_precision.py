@@ -50,7 +50,8 @@ def forward(cupy: Any, precision: str, x: Any, w: Any) -> Any:
     z, a = cupy.empty((m, n), np.float32), cupy.empty((m, n), np.float32)
     kernel = load_product(
         "forward", precision, {"sigma": ACTIVATIONS["identity"].sigma}, (m, n, k),
-        GATHER=0, Input="T", N="n", K="k", X_RUN=run_length(x, x.dtype), W_RUN=run_length(w, x.dtype),
+        GATHER=0, Input="T", N="n", K="k",
+        X_RUN=run_length(x, x.dtype), W_RUN=run_length(w, x.dtype),
     )  # fmt: skip
     kernel.product(m, n, m, n, k, x, w, b, z, a)
     return z.get()
@@ -199,7 +200,9 @@ def test_fragments_lie_where_ptx_has_them(precision: str, schedule: str, cupy: A
 
 def test_a_part_of_a_warp_cannot_multiply(cupy: Any) -> None:
     code = """extern "C" __global__ void kernel(float* d) {
-        float sum[4] = {}; const unsigned a[4] = {}, b[2] = {}; Tf32::mma(sum, a, b); d[0] = sum[0]; }"""
+        float sum[4] = {}; const unsigned a[4] = {}, b[2] = {};
+        Tf32::mma(sum, a, b);
+        d[0] = sum[0]; }"""
     text = import_module("gpubp.kernels.cuda.source")._file("mma.cuh") + code
     kernel = cupy.RawModule(code=text).get_function("kernel")
     kernel((1,), (64,), (cupy.zeros(1, np.float32),))
@@ -231,9 +234,8 @@ def test_a_fit_reaches_the_same_accuracy(precision: str, cuda_backend: gpubp.Bac
 def test_resumed_in_the_same_precision(cuda_backend: gpubp.Backend, tmp_path: Path) -> None:
     x, y = gpubp.data.digits28(50, rng=3)
     how: dict[str, Any] = {"batch_size": 10, "learning_rate": 1.0}
-    whole, broken = (
-        gpubp.Network([784, 12, 10], backend=cuda_backend, rng=4, precision="bf16") for _ in range(2)
-    )
+    settings: dict[str, Any] = {"backend": cuda_backend, "rng": 4, "precision": "bf16"}
+    whole, broken = (gpubp.Network([784, 12, 10], **settings) for _ in range(2))
     whole.fit(x, y, epochs=2, **how)
     broken.fit(x, y, epochs=1, **how)
     broken.save(tmp_path / "net")

@@ -4,8 +4,7 @@
 //
 // Plain twin: bp1 and example_cost of the equations, one array pass for each operation. Here both
 // are one pass: the formulas of this pair of activation and cost are compiled in (a - y where it
-// simplifies). With SOFTMAX, delta = a sum_j y - y and C = -sum_j y log a, with log a = z - max z -
-// log sum exp.
+// simplifies); see output_row.cuh.
 //
 // Launch: a warp a row, BLOCK / 32 rows a block. A row's sums are butterflies within its warp. Each
 // block adds the costs of its rows, in double, to a sum of its own: no atomics, and the host adds
@@ -15,6 +14,7 @@
 
 #include "common.cuh"
 #include "formulas.cuh"
+#include "output_row.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK) bp1(
     int m, int n, const T* z, const T* a, const Target* y, T* delta, double* cost,
@@ -23,32 +23,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) bp1(
     const int lane = threadIdx.x % 32, i = blockIdx.x * (BLOCK / 32) + threadIdx.x / 32;
     double sum = 0;
     if (i < m) {
-        const long long row = order[*first + offset + i];
-        const T* z_i = z + (long long)i * N;
-        T* delta_i = delta + (long long)i * N;
-#if SOFTMAX
-        T top = z_i[lane < N ? lane : 0], total = 0, y_total = 0;
-        for (int j = lane; j < N; j += 32) top = maximum(top, z_i[j]);
-        top = warp_maximum(top);
-        for (int j = lane; j < N; j += 32) {
-            total += exp(z_i[j] - top);
-            y_total += target(y, row, j, N);
-        }
-        total = warp_sum(total);
-        y_total = warp_sum(y_total);
-        for (int j = lane; j < N; j += 32) {
-            const T y_j = target(y, row, j, N), shifted = z_i[j] - top;
-            delta_i[j] = exp(shifted) / total * y_total - y_j;
-            sum -= y_j == T(0) ? T(0) : y_j * (shifted - log(total));  // 0 log 0 = 0
-        }
-#else
-        const T* a_i = a + (long long)i * N;
-        for (int j = lane; j < N; j += 32) {
-            const T y_j = target(y, row, j, N);
-            delta_i[j] = output_delta(z_i[j], a_i[j], y_j);
-            sum += output_cost(z_i[j], a_i[j], y_j);
-        }
-#endif
+        const long long row = order[*first + offset + i], i_0 = (long long)i * N;
+        sum = output_row(lane, N, z + i_0, a + i_0, y, row, delta + i_0);
     }
     sum = block_sum<BLOCK>(sum);
 #ifdef MUTANT_COST_OF_THE_LAST_STEP

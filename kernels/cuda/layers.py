@@ -12,7 +12,14 @@ import numpy as np
 from gpubp.activation import Activation, Softmax
 from gpubp.cost import Cost, output_error
 from gpubp.expression import Expression
-from gpubp.kernels.cuda.launch import BLOCK, WARP, Formulas, Kernel, load_kernel, load_product, run_length
+from gpubp.kernels.cuda.launch import (
+    BLOCK,
+    WARP,
+    Kernel,
+    load_kernel,
+    load_product,
+    run_length,
+)
 from gpubp.parameters import Parameters
 
 _IDENTITY = Expression("z", ("z",))
@@ -35,7 +42,7 @@ class Layers:
         self._kernels = [
             load_product(
                 "forward", arithmetic,
-                {"sigma": _IDENTITY if isinstance(sigma, Softmax) else sigma.sigma}, (rows, n, k),
+                {"sigma": layer_sigma(sigma)}, (rows, n, k),
                 GATHER=int(gather and l == 0), Input=input_type(x) if l == 0 else "T",
                 N=n if fixed else "n", K=k if fixed else "k", W_RUN=run_length(weights, dtype),
                 X_RUN=run_length(self.a[l - 1] if l else x, dtype) if fixed else 1,
@@ -60,17 +67,31 @@ def input_type(x: Any) -> str:
     return "unsigned char" if x.dtype == np.uint8 else "T"
 
 
+def target_type(y: Any) -> str:
+    """The type of y in the kernels: targets, or labels."""
+    return "T" if y.ndim == 2 else "long long"
+
+
+def layer_sigma(activation: Activation | Softmax) -> Expression:
+    """sigma of a forward pass; softmax needs whole rows, and bp1 and score take it from z."""
+    return _IDENTITY if isinstance(activation, Softmax) else activation.sigma
+
+
+def output_formulas(activation: Activation | Softmax, cost: Cost) -> dict[str, Expression]:
+    """BP1 and the cost of one output neuron; none for softmax, which is written out in C."""
+    error = output_error(activation, cost)
+    if error.cost is None or error.delta is None:
+        return {}
+    return {"output_cost": error.cost, "output_delta": error.delta}
+
+
 def load_output_kernel(
     stem: str, dtype: str, activation: Activation | Softmax, cost: Cost, y: Any, n: int | str
 ) -> Kernel:
     """bp1 or score, whose warps take a row each, for one pair of output activation and cost."""
-    error = output_error(activation, cost)
-    formulas: Formulas = {}
-    if error.cost is not None and error.delta is not None:
-        formulas = {"output_cost": error.cost, "output_delta": error.delta}
     return load_kernel(
-        stem, dtype, formulas, SOFTMAX=int(isinstance(activation, Softmax)),
-        Target="T" if y.ndim == 2 else "long long", N=n,
+        stem, dtype, output_formulas(activation, cost),
+        SOFTMAX=int(isinstance(activation, Softmax)), Target=target_type(y), N=n,
     )  # fmt: skip
 
 

@@ -49,8 +49,14 @@ class MiniBatch:
         hidden = [sigma for sigma in plan.activations[:-1] if isinstance(sigma, Activation)]
         self._bp2 = [
             load_product(
-                "bp2", arithmetic, {"sigma_prime": sigma.sigma_prime}, (m, k, n), N=n, K=k,
-                DELTA_RUN=run_length(delta, dtype), W_RUN=run_length(weights, dtype),
+                "bp2",
+                arithmetic,
+                {"sigma_prime": sigma.sigma_prime},
+                (m, k, n),
+                N=n,
+                K=k,
+                DELTA_RUN=run_length(delta, dtype),
+                W_RUN=run_length(weights, dtype),
             )
             for sigma, (k, n), delta, weights in zip(
                 hidden, pairs[1:], self.delta[1:], parameters.weights[1:], strict=True

@@ -17,8 +17,8 @@ from typing import Any
 
 from gpubp.expression import Expression
 
-# The arithmetic of a kernel -> the type of its numbers. In "tf32" and "bf16" the operands of products
-# are rounded to that on their way to the tensor cores, and all else is float32.
+# The arithmetic of a kernel -> the type of its numbers. In "tf32" and "bf16" the operands of
+# products are rounded to that on their way to the tensor cores, and all else is float32.
 _C_TYPES = {"float32": "float", "float64": "double", "tf32": "float", "bf16": "float"}
 
 
@@ -36,7 +36,8 @@ def source(
 ) -> str:
     """The text of ``stem``.cu in one arithmetic: constants become macros, formulas functions.
 
-    A size is a number, or the name of the kernel's argument that holds it (``N="n"``)."""
+    A size is a number, or the name of the kernel's argument that holds it (``N="n"``). A formula's
+    name may be a case of a template, ``sigma<0>``."""
     lines = [f"typedef {_C_TYPES[arithmetic]} T;"]
     lines += [f"#define {name} {value}" for name, value in constants.items()]
     included = {"formulas.cuh": "\n".join(_function(*item) for item in (formulas or {}).items())}
@@ -53,12 +54,15 @@ def source(
 
 def _function(name: str, formula: Expression) -> str:
     arguments = ", ".join(f"T {variable}" for variable in formula.variables)
-    return f"__device__ inline T {name}({arguments}) {{ return {formula.to_c()}; }}"
+    template = "template <> " if name.endswith(">") else ""
+    return f"{template}__device__ inline T {name}({arguments}) {{ return {formula.to_c()}; }}"
 
 
 @cache
-def compiled(text: str, name: str) -> Any:
-    """The kernel ``name`` of this text, compiled by NVRTC, and kept on disk by CuPy."""
+def compiled(text: str, name: str, cooperative: bool = False) -> Any:
+    """The kernel ``name`` of this text, compiled by NVRTC, and kept on disk by CuPy; with
+    ``cooperative``, all blocks of a launch are on the chip together."""
     import cupy
 
-    return cupy.RawModule(code=text).get_function(name)
+    module = cupy.RawModule(code=text, enable_cooperative_groups=cooperative)
+    return module.get_function(name)

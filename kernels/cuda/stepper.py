@@ -1,26 +1,42 @@
 """The Stepper on a GPU: no host work per mini-batch.
 
-Data, order, weights and everything in between stay on the device. The launches of ``GRAPH_STEPS``
-mini-batches are captured once in a CUDA graph and replayed, one call of the host; what is left of a
-piece is replayed by a graph of one step, and the smaller last mini-batch of an epoch is launched
-kernel by kernel. What changes from step to step (the place in the order, the learning rate, the
-sums of the cost) lives in device memory, so that the graphs never change. The host looks at the
-cost once a piece.
+Data, order, weights and everything in between stay on the device, and the host looks at the cost
+once a piece. There are two ways to train: ``graphs``, launches of one kernel each, for any network,
+and ``cooperative``, many mini-batches in one launch, for those whose launches would take longer
+than their arithmetic. ``GPUBP_CUDA_STEPPER=graph|cooperative`` asks for one of them.
 """
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import Any
 
 import cupy as cp
 
+from gpubp.errors import unknown
+from gpubp.kernels.cuda.cooperative import Cooperative, why_not_cooperative
 from gpubp.kernels.cuda.feed import make_feed
-from gpubp.kernels.cuda.minibatch import MiniBatch
+from gpubp.kernels.cuda.graphs import Graphs
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
-GRAPH_STEPS = 64
+_WAYS = {"graph": Graphs, "cooperative": Cooperative}
+
+
+def choose_way(plan: Plan) -> type[Graphs] | type[Cooperative]:
+    """The way to train that GPUBP_CUDA_STEPPER names, else the one that should be faster."""
+    asked = os.environ.get("GPUBP_CUDA_STEPPER")
+    why_not = why_not_cooperative(plan)
+    if not asked:
+        return Graphs if why_not else Cooperative
+    if asked not in _WAYS:
+        raise unknown("GPUBP_CUDA_STEPPER", asked, _WAYS)
+    if asked == "cooperative" and why_not:
+        raise ValueError(
+            f"GPUBP_CUDA_STEPPER=cooperative is not for this network: {why_not}; leave it unset"
+        )
+    return _WAYS[asked]
 
 
 class Stepper:
@@ -31,62 +47,26 @@ class Stepper:
     """
 
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
-        self.plan, self.parameters = plan, parameters
+        self.plan, self.parameters, self._make_way = plan, parameters, choose_way(plan)
         self._feed = make_feed(x, y, plan.batch_size)
         self._stream = cp.cuda.Stream(non_blocking=True)
-        self._graphs: dict[int, Any] = {}
-        self._loaded = False
 
     @cached_property
-    def _minibatch(self) -> MiniBatch:
-        return MiniBatch(self.plan, self.parameters, self._feed)
+    def _way(self) -> Graphs | Cooperative:
+        return self._make_way(self.plan, self.parameters, self._feed, self._stream)
 
     def run(self, order: Any, learning_rate: float) -> float:
         """Train on the examples of ``order``; the mean of their objective before each update."""
-        if self._minibatch.velocity is not self.parameters.velocity:
-            self._graphs.clear()  # they hold the address of the old one
-            del self._minibatch
-        minibatch, feed, stream = self._minibatch, self._feed, self._stream
+        way, feed, stream = self._way, self._feed, self._stream
         # What was done to the weights so far was done on another stream.
         cp.cuda.get_current_stream().synchronize()
         with stream:
             try:
-                minibatch.costs.fill(0)
-                minibatch.eta.fill(learning_rate)
+                way.begin(learning_rate)
                 for start in range(0, len(order), feed.rows):
                     piece = order[start : start + feed.rows]
                     feed.load(piece, stream)
-                    minibatch.first.fill(0)
-                    self._train(len(piece))
-                return float(minibatch.costs.get().sum()) / len(order)
+                    way.train(len(piece))
+                return float(way.costs.get().sum()) / len(order)
             finally:
                 stream.synchronize()  # also when interrupted: the weights are then at rest
-
-    def _train(self, examples: int) -> None:
-        """Enqueue the mini-batches of the examples that the feed has loaded."""
-        m = self.plan.batch_size
-        steps, rest = divmod(examples, m)
-        if steps and not self._loaded:
-            # A kernel is loaded when first launched, and capturing allows no loading.
-            self._minibatch.enqueue(m, 0)
-            self._minibatch.next_steps(m)
-            self._loaded, steps = True, steps - 1
-        for length in (GRAPH_STEPS, 1):
-            replays, steps = divmod(steps, length)
-            for _ in range(replays):
-                self._graph(length).launch(self._stream)
-        if rest:
-            self._minibatch.enqueue(rest, 0)
-
-    def _graph(self, steps: int) -> Any:
-        """The graph of that many mini-batches."""
-        if steps not in self._graphs:
-            self._stream.begin_capture()
-            try:
-                for step in range(steps):
-                    self._minibatch.enqueue(self.plan.batch_size, step * self.plan.batch_size)
-                self._minibatch.next_steps(steps * self.plan.batch_size)
-            finally:
-                graph = self._stream.end_capture()
-            self._graphs[steps] = graph
-        return self._graphs[steps]

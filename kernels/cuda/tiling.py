@@ -80,7 +80,9 @@ _MMA = {"tf32": ("Tf32", 8), "bf16": ("Bf16", 16)}  # the name in mma.cuh, and k
 _BYTES = {"float64": 8, "float32": 4, "tf32": 4, "bf16": 2}  # of an operand in shared memory
 
 
-def choose_tile(rows: int, columns: int, depth: int, arithmetic: str) -> Tile:
+def choose_tile(
+    rows: int, columns: int, depth: int, arithmetic: str, least_threads: int = _LEAST_THREADS
+) -> Tile:
     """The tile for a (rows, columns) product of that depth."""
     precision, step = _MMA.get(arithmetic, ("", 1))
     for tile in _MMA_TILES if precision else _TILES:
@@ -89,7 +91,7 @@ def choose_tile(rows: int, columns: int, depth: int, arithmetic: str) -> Tile:
             break
     tile = replace(tile, precision=precision)
     share = step // 2 if precision else 2
-    while share * tile.slices > depth and tile.threads > _LEAST_THREADS:
+    while share * tile.slices > depth and tile.threads > least_threads:
         tile = replace(tile, slices=tile.slices // 2)
     most = tile.bk * 4 // _BYTES[arithmetic]
     least = max(8, step * tile.slices)  # a stage is fetched by eights and shared out evenly

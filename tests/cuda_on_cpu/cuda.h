@@ -79,6 +79,9 @@ void sync_warp(unsigned mask, Site);
 uint64_t shuffle(unsigned mask, uint64_t bits, unsigned source, Site);
 unsigned ballot(unsigned mask, bool predicate, Site);
 
+// Once the counter is no less than ``value``, on the circle of 32 bits.
+void wait_until(const unsigned* counter, unsigned value, Site);
+
 // Once all 32 lanes have come: six words of each, as an array of lanes. They stay until this lane
 // asks again.
 typedef uint32_t Fragments[32][6];
@@ -231,6 +234,11 @@ inline int __any_sync(unsigned mask, int predicate, HERE) {
 }
 inline int __all_sync(unsigned mask, int predicate, HERE) {
   return __ballot_sync(mask, predicate == 0, file, line) == 0;
+}
+
+// A loop that reads a counter until others have raised it that far; it orders as an atomic does.
+inline void gpu_wait_until(const unsigned* counter, unsigned value, HERE) {
+  gpu::wait_until(counter, value, {file, line});
 }
 
 // Tensor cores, as the PTX ISA describes them under "Matrix fragments for mma.m16n8k8" (tf32) and

@@ -9,8 +9,11 @@ result, and for mutants, which may do anything. ``results`` does it in this proc
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -36,7 +39,8 @@ from gpubp.plan import Plan
 
 @dataclass(frozen=True)
 class Case:
-    """A network and how it is trained; ``tile`` forces one of tiling's tiles on all products."""
+    """A network and how it is trained; ``tile`` forces one of tiling's tiles on all products,
+    ``stepper`` is what GPUBP_CUDA_STEPPER asks for."""
 
     sizes: tuple[int, ...]
     activations: tuple[str, ...] = ("tanh", "sigmoid")
@@ -49,6 +53,8 @@ class Case:
     labels: bool = True
     tile: int | None = None
     precision: str | None = None
+    stepper: str = "graph"
+    multiprocessors: int = 8
 
 
 # Two or more tiles each way, several stages deep, with what hangs over the edges.
@@ -72,6 +78,25 @@ _TENSOR_CORES = {
         ("bf16", 2, (70, 20, 17)),
     )
 }  # fmt: skip
+# Few multiprocessors, so that each block has several tiles of each kind, and several rows.
+_COOPERATIVE = {
+    "cooperative": Case(
+        (15, 17, 7), rule=UpdateRule(0.8, nesterov=True, l2=0.03, l1=0.01), multiprocessors=3,
+        stepper="cooperative",
+    ),
+    "cooperative, deep": Case(
+        (35, 17, 9, 20, 5), ("tanh", "gelu", "sigmoid", "sigmoid"), "cross_entropy", 11, 27,
+        "float64", UpdateRule(0.9), False, multiprocessors=4, stepper="cooperative",
+    ),
+    "cooperative, softmax": Case(
+        (12, 36, 40), ("relu", "softmax"), "log_likelihood", 20, 47, bytes=False,
+        multiprocessors=2, stepper="cooperative",
+    ),
+    "cooperative, one layer": Case(
+        (7, 3), ("sigmoid",), batch=4, rows=9, labels=False, multiprocessors=5,
+        stepper="cooperative",
+    ),
+}  # fmt: skip
 CASES = {
     "ragged": Case((15, 17, 7), rule=UpdateRule(0.8, nesterov=True, l2=0.03, l1=0.01)),
     "many inputs": Case(
@@ -83,21 +108,35 @@ CASES = {
     "one neuron": Case((1, 1), ("sigmoid",), batch=1, rows=3, labels=False),
     **_TILED,
     **_TENSOR_CORES,
+    **_COOPERATIVE,
 }  # fmt: skip
-# A sanitizer takes its time for each thread: what needs a hundred blocks is left to the others.
+# A sanitizer takes its time for each thread: what needs a hundred blocks is left to the others, and
+# of tensor cores one case stands for the rest, but under GPUBP_EVERYTHING=1.
 SANITIZED = [name for name in CASES if name != "many rows"]
+if os.environ.get("GPUBP_EVERYTHING") != "1":
+    SANITIZED = [n for n in SANITIZED if n not in _TENSOR_CORES or n == "bf16, tile 0"]
 # The measuring cases: too large for a sanitizer.
 REAL = {
     "S": Case((784, 30, 10), ("sigmoid", "sigmoid"), batch=10, rows=25),
     "M": Case((784, 128, 10), ("sigmoid", "sigmoid"), batch=128, rows=150),
+    "M, cooperative": Case(
+        (784, 128, 10),
+        ("sigmoid", "sigmoid"),
+        batch=128,
+        rows=150,
+        stepper="cooperative",
+        multiprocessors=44,
+    ),
 }
 
 
-def mutants() -> list[str]:
-    """The names that the kernels' texts ask about: each takes something out that they need."""
+def mutants() -> dict[str, str]:
+    """The names that the kernels' texts ask about, each taking something out that they need, and
+    the file that asks."""
     folder = files("gpubp.kernels") / "cuda"
-    texts = [p.read_text() for p in folder.iterdir() if p.name.endswith((".cu", ".cuh"))]
-    return sorted({name for text in texts for name in re.findall(r"\bMUTANT_\w+", text)})
+    texts = {p.name: p.read_text() for p in folder.iterdir() if p.name.endswith((".cu", ".cuh"))}
+    found = {n: file for file, text in texts.items() for n in re.findall(r"\bMUTANT_\w+", text)}
+    return dict(sorted(found.items()))
 
 
 def results(
@@ -154,9 +193,23 @@ def results(
     return arrays | {"costs": np.array([*costs, total])} | ({"right": right} if classes else {})
 
 
+@contextmanager
+def asking_for(stepper: str) -> Iterator[None]:
+    """GPUBP_CUDA_STEPPER in here."""
+    before = os.environ.get("GPUBP_CUDA_STEPPER")
+    os.environ["GPUBP_CUDA_STEPPER"] = stepper
+    try:
+        yield
+    finally:
+        del os.environ["GPUBP_CUDA_STEPPER"]
+        if before is not None:
+            os.environ["GPUBP_CUDA_STEPPER"] = before
+
+
 def on_cuda(case: Case, seed: int = 5, runs: int = 2, **settings: Any) -> Any:
     """``results`` of the CUDA kernels, on a machine of these settings."""
-    with installed(), imagined(**settings):
+    settings = {"multiprocessors": case.multiprocessors} | settings
+    with installed(), imagined(**settings), asking_for(case.stepper):
         backend = gpubp.get_backend("cuda")
         from gpubp.kernels.cuda import tiling
 
@@ -169,7 +222,7 @@ def on_cuda(case: Case, seed: int = 5, runs: int = 2, **settings: Any) -> Any:
 def right(case: Case, found: Any) -> bool:
     """Whether these numbers agree with the reference to far more digits than a bug would leave."""
     truth = results(case, gpubp.get_backend("reference"), "float64")
-    # Where an operand lies close to the middle between two of few bits, it may be rounded either way.
+    # An operand close to the middle between two numbers of few bits may be rounded either way.
     bound = 1e-12 if case.dtype == "float64" else 1e-4 if case.precision else 1e-5
     return all(normwise(found[name], truth[name]) <= bound for name in truth)
 
@@ -196,8 +249,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device:
         for name in arguments.cases:
-            found = results(replace(CASES[name], tile=None), gpubp.get_backend("cuda"))
-            if not right(CASES[name], found):
+            case = replace(CASES[name], tile=None)
+            with asking_for(case.stepper):
+                found = results(case, gpubp.get_backend("cuda"))
+            if not right(case, found):
                 sys.exit(f"numbers are wrong: {name}")
         return
     defines = () if arguments.define is None else (f"-D{arguments.define}",)

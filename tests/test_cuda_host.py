@@ -57,6 +57,20 @@ def test_every_tile_holds_what_tile_cuh_asks_of_it() -> None:
             assert tile.blocks(rows, columns) >= min(100, rows * columns / 32)
 
 
+def test_every_tile_holds_what_tile_mma_cuh_asks_of_it() -> None:
+    sizes = (1, 2, 7, 8, 10, 16, 17, 30, 100, 128, 784, 1024, 5000)
+    for rows, columns, depth in itertools.product(sizes, repeat=3):
+        for precision, step in (("tf32", 8), ("bf16", 16)):
+            tile = cuda("tiling").choose_tile(rows, columns, depth, precision)
+            assert 128 <= tile.threads <= 256
+            assert tile.bm % tile.tm == tile.bn % tile.tn == tile.tm % 16 == tile.tn % 8 == 0
+            assert tile.bk % (step * tile.slices) == tile.bk % 16 == tile.threads % tile.bm == 0
+            words = tile.bk // (step // 8)
+            stage = 2 * 4 * max(words * (tile.bm + tile.bn + 8), (words + 8) * (tile.bm + tile.bn))
+            assert stage <= 44 << 10  # static shared memory, with the biases' sums beside it
+            assert tile.blocks(rows, columns) >= min(100, rows * columns / 256)
+
+
 @pytest.mark.parametrize(
     ("size", "tile"),
     [

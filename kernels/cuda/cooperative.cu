@@ -7,22 +7,23 @@
 //         3   BP4, BP3 and the update of every layer, tile by tile over the grid
 //
 // Plain twin: the launches of minibatch.py, forward, BP1, BP2 and outer_sum, whose tiles and
-// epilogues these are. A launch costs about 2 us even in a graph, more than these networks' arithmetic;
-// a barrier of the grid costs one round trip to the second-level cache, about 0.8 us.
+// epilogues these are. A launch costs about 2 us even in a graph, more than these networks'
+// arithmetic; a barrier of the grid costs one round trip to the second-level cache, about 0.8 us.
 //
-// Why this shape. Rows are independent in 2, so that a block takes its rows through the whole head and
-// back with barriers of its own only; a pair (row, neuron) is a dot product by a warp. Three barriers
-// then: z^2 needs all of w^2 updated, a row needs all tiles of its a^2, and the updates need all rows
-// (they also change weights that rows still read). Two would do if each tile of 3 worked out the delta
-// it needs from a^2 again: in case M that is 128 x (128 x 10 + 32 x 10) = 205,000 products a block
-// beside the tile's own 131,000, about 1 us for the 0.8 us of a barrier and the 0.8 us of 2.
+// Why this shape. Rows are independent in 2, so that a block takes its rows through the whole head
+// and back with barriers of its own only; a pair (row, neuron) is a dot product by a warp. Three
+// barriers then: z^2 needs all of w^2 updated, a row needs all tiles of its a^2, and the updates
+// need all rows (they also change weights that rows still read). Two would do if each tile of 3
+// worked out the delta it needs from a^2 again: in case M that is 128 x (128 x 10 + 32 x 10) =
+// 205,000 products a block beside the tile's own 131,000, about 1 us for the 0.8 us of a barrier
+// and the 0.8 us of 2.
 //
-// Launch: cooperative, BLOCK threads, at most one block a multiprocessor, which always finds room (256
-// threads of up to 255 registers, 48 KiB of shared memory); right for any number of blocks. What lies
-// between the phases (z, a, delta) is in memory, layer after layer, M rows each; weights, biases and
-// velocities are the flat arrays of gpubp/parameters.py. Each thread adds up its costs and penalties in
-// double over all mini-batches, each block has a sum of its own: no floating-point atomics, and a run
-// repeats bit for bit.
+// Launch: cooperative, BLOCK threads, at most one block a multiprocessor, which always finds room
+// (256 threads of up to 255 registers, 48 KiB of shared memory); right for any number of blocks.
+// What lies between the phases (z, a, delta) is in memory, layer after layer, M rows each; weights,
+// biases and velocities are the flat arrays of gpubp/parameters.py. Each thread adds up its costs
+// and penalties in double over all mini-batches, each block has a sum of its own: no floating-point
+// atomics, and a run repeats bit for bit.
 //
 // Cost, estimated for an H200 at 1.8 GHz and case M, [784, 128, 10] with M = 128, not measured:
 //     1   128 tiles of 8 x 16, one a block: 784 x (8 bytes + 16 floats) = 56 KB from L2 and 50,000
@@ -69,11 +70,12 @@ __device__ constexpr int at_once(int length, long long begin)
     return length % MOST_AT_ONCE == 0 && begin % MOST_AT_ONCE == 0 ? MOST_AT_ONCE : 1;
 }
 
-// Layer l: n_l = N, n_{l-1} = K, and where its arrays begin: w (N, K) and b (N,) in the parameters; z,
-// a and delta (M, N) in theirs.
+// Layer l: n_l = N, n_{l-1} = K, and where its arrays begin: w (N, K) and b (N,) in the parameters;
+// z, a and delta (M, N) in theirs.
 template <int l> struct Layer {
     static constexpr int K = neurons(l), N = neurons(l + 1);
-    static constexpr long long W = weights_before(l), B = weights_before(LAYERS) + neurons_before(l);
+    static constexpr long long W = weights_before(l);
+    static constexpr long long B = weights_before(LAYERS) + neurons_before(l);
     static constexpr long long Z = M * neurons_before(l);
     static constexpr int W_RUN = at_once(K, W), Z_RUN = at_once(N, Z);
 };
@@ -109,15 +111,16 @@ __device__ inline void forward_first(
         at.a[(long long)i * L::N + j] = sigma<0>(z_ij);
     };
     typedef TILE_FORWARD Forward;
-    const int tiles = (m + Forward::BM - 1) / Forward::BM * ((L::N + Forward::BN - 1) / Forward::BN);
+    constexpr int ACROSS = (L::N + Forward::BN - 1) / Forward::BN;
+    const int tiles = (m + Forward::BM - 1) / Forward::BM * ACROSS;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         Forward::product<X_RUN, L::W_RUN>(
             work.forward, tile, m, L::N, L::K, x_i, w_j, [](int, T) {}, epilogue);
     }
 }
 
-// 2, upwards: z^l = w^l a^{l-1} + b^l of this block's rows, for layers l and above. A warp takes a pair
-// of row and neuron at a time.
+// 2, upwards: z^l = w^l a^{l-1} + b^l of this block's rows, for layers l and above. A warp takes a
+// pair of row and neuron at a time.
 template <int l> __device__ inline void forward_rows(const Arrays& at, int begin, int end)
 {
     if constexpr (l < LAYERS) {
@@ -143,8 +146,8 @@ template <int l> __device__ inline void forward_rows(const Arrays& at, int begin
     }
 }
 
-// 2, downwards: BP2 of layer l, delta^{l-1} = (delta^l w^l) (x) sigma'(z^{l-1}), and of those below. A
-// thread takes a neuron k of a row at a time: neighbours read neighbouring weights.
+// 2, downwards: BP2 of layer l, delta^{l-1} = (delta^l w^l) (x) sigma'(z^{l-1}), and of those
+// below. A thread takes a neuron k of a row at a time: neighbours read neighbouring weights.
 template <int l> __device__ inline void backward_rows(const Arrays& at, int begin, int end)
 {
     if constexpr (l > 0) {
@@ -166,8 +169,8 @@ template <int l> __device__ inline void backward_rows(const Arrays& at, int begi
     }
 }
 
-// 3: BP4, BP3 and the update of layer l and those above, from the ``tile``-th tile on; this thread's
-// part of the penalty.
+// 3: BP4, BP3 and the update of layer l and those above, from the ``tile``-th tile on; this
+// thread's part of the penalty.
 template <int l>
 __device__ inline double update_layers(
     const Arrays& at, Work& work, const long long* rows, int m, const Rule& rule, int tile)

@@ -1,4 +1,4 @@
-"""Training in one launch: all multiprocessors together, many mini-batches; see ``cooperative.cu``."""
+"""Training in one launch, by all multiprocessors together: see ``cooperative.cu``."""
 
 from __future__ import annotations
 

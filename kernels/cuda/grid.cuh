@@ -2,9 +2,9 @@
 //
 // ``arrived`` counts the blocks that have come to any barrier since it was zero; ``goal``, of each
 // block, is where it stands when all have come to this one. The fences let what was written before
-// the barrier be read after it, by whichever block: the second also empties the multiprocessor's own
-// cache of what it had read before. The counter is an integer, so the order of arrivals leaves no
-// trace in the results.
+// the barrier be read after it, by whichever block: the second also empties the multiprocessor's
+// own cache of what it had read before. The counter is an integer, so the order of arrivals leaves
+// no trace in the results.
 
 __device__ inline void wait_until(const unsigned* counter, unsigned value)
 {

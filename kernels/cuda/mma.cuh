@@ -10,8 +10,8 @@
 // The products are exact, their sums in float. PTX does not say in which order the words of k are
 // added, so that they may stand in any order, if it is the same for A and B.
 //
-// Tensor cores ignore the low 13 bits of a tf32 operand, which would cut them off: ``rounded`` rounds
-// instead, to nearest. It keeps NaN and infinity, so that divergence shows in the cost.
+// Tensor cores ignore the low 13 bits of a tf32 operand, which would cut them off: ``rounded``
+// rounds instead, to nearest. It keeps NaN and infinity, so that divergence shows in the cost.
 //
 // sm_80 and newer; below, this text compiles as long as nobody calls it. The tests on the CPU have
 // the two instructions as functions (tests/cuda_on_cpu/cuda.h).

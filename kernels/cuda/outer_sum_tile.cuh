@@ -1,10 +1,11 @@
 // A tile of BP4's product delta^T a, with BP3's sums of delta's columns, summed over m examples.
 //
-//     weight(j, c, sum_x delta_j a_c) for each element of the tile;  bias(j, sum_x delta_j) for each
-//     row, by the tiles of the first column
+//     weight(j, c, sum_x delta_j a_c) for each element of the tile;  bias(j, sum_x delta_j) for
+//     each row, by the tiles of the first column
 //
 // These tiles add up delta's columns as they fetch them for the product: unrounded, whatever its
-// precision. A thread fetches the same rows of delta^T always; what the threads have meets at the end.
+// precision. A thread fetches the same rows of delta^T always; what the threads have meets at the
+// end.
 
 template <class Tile, int DELTA_ONCE> struct OuterShared {
     typename Tile::template Shared<false, false> product;
@@ -12,7 +13,8 @@ template <class Tile, int DELTA_ONCE> struct OuterShared {
 };
 
 template <
-    class Tile, int DELTA_ONCE, int INPUTS_ONCE, class Delta, class Inputs, class Weight, class Bias>
+    class Tile, int DELTA_ONCE, int INPUTS_ONCE, class Delta, class Inputs, class Weight,
+    class Bias>
 __device__ inline void outer_sum_tile(
     OuterShared<Tile, DELTA_ONCE>& shared, int tile, int n, int k, int m, const Delta& delta_i,
     const Inputs& a_i, const Weight& weight, const Bias& bias)

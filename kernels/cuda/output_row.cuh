@@ -1,7 +1,7 @@
 // BP1 and the cost of one example, by a warp: delta^L = grad_a C (x) sigma'(z^L).
 //
-// The lane's part of C is returned. With SOFTMAX, delta = a sum_j y - y and C = -sum_j y log a, with
-// log a = z - max z - log sum exp. ``row`` is the example's in y.
+// The lane's part of C is returned. With SOFTMAX, delta = a sum_j y - y and C = -sum_j y log a,
+// with log a = z - max z - log sum exp. ``row`` is the example's in y.
 
 __device__ inline double output_row(
     int lane, int n, const T* z, const T* a, const Target* y, long long row, T* delta)

@@ -21,7 +21,7 @@ from gpubp.kernels.cuda.graphs import Graphs
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
-_WAYS = {"graph": Graphs, "cooperative": Cooperative}
+_WAYS: dict[str, type[Graphs] | type[Cooperative]] = {"graph": Graphs, "cooperative": Cooperative}
 
 
 def choose_way(plan: Plan) -> type[Graphs] | type[Cooperative]:

@@ -7,28 +7,30 @@
 // the sums depth 2^-23 of it.
 //
 // 1. Shared memory, two stages, registers on the way, as in tile.cuh. An element is rounded once,
-//    on its way into a stage. (cp.async would spare the registers but copies bits as they are: bytes
-//    and order are to be looked up here, and the rounding would be left to each of the warps that
-//    read an element.)
-// 2. A stage is of words: one k in tf32, two in bf16. A step is 8 words of k: a warp multiplies
-//    WM x 8 words of A by WN x 8 of B in WM / 16 x WN / 8 instructions, reading WM + WN rows of 32
+//    on its way into a stage. (cp.async would spare the registers, but it copies bits as they are:
+//    x/255 and the rounding would be left to each of the warps that read an element.)
+// 2. A stage is of words: one k in tf32, two in bf16. A step is 8 words of k: a warp multiplies WM
+//    x 8 words of A by WN x 8 of B in WM / 16 x WN / 8 instructions, reading WM + WN rows of 32
 //    bytes for WM WN 8 products. Lane 4 g + t takes words 2 t and 2 t + 1 of rows g, which the
-//    instruction sees as its words t and t + 4 (the order within a step is free, see mma.cuh): of an
-//    operand along k that is one read of 8 bytes.
+//    instruction sees as its words t and t + 4 (the order within a step is free, see mma.cuh): of
+//    an operand along k that is one read of 8 bytes.
 // 3. Banks. Along k a row of words is 8 or 24 banks further than the one before it, and the 16
-//    lanes that read 8 bytes together meet 32 banks; across k, where [word][i] lies as it comes from
-//    memory, a row of i is 4 or 20 further, and lanes 8 t + g do.
+//    lanes that read 8 bytes together meet 32 banks; across k, where [word][i] lies as it comes
+//    from memory, a row of i is 4 or 20 further, and lanes 8 t + g do.
 // 4. Slices share the steps of a stage among groups of warps, and their partial sums meet, 16 rows
 //    of each warp at a time, in the memory of the stages, which have been read by then.
 //
-// Case L, estimated for an H200 (132 multiprocessors, 1.8 GHz), not measured. A 64 x 64 tile moves,
-// for 64 x 64 x 48 products in tf32, 24 KiB from L2 to registers, 24 KiB into stages and 36 KiB out of
-// them: 672 cycles at 128 bytes a cycle, while its 192 instructions take about 320 cycles. So shared
-// memory is the limit, 290 products a cycle. Five large products of 2.1 or 2.6 million products a tile
-// or two of them on a multiprocessor,
-//     forward 2 x 64 x 64 x (784 + 1024) / 290 and so on = 72,000 cycles = 40 us,
-// and four small ones and BP1 at 2 us each: 50 us in tf32, where float32 (67 TFLOP/s) has a floor of
-// 73. bf16 halves all but the way from L2: 448 cycles, 27 us + 10.
+// Case L, [784, 1024, 1024, 10] with 512 rows, estimated for an H200 (132 multiprocessors, 1.8 GHz)
+// and not measured. A stage of 64 x 64 x 32 in tf32 moves 16 KiB from L2, 16 KiB into the stage and
+// 24 KiB out of it: 448 cycles at 128 bytes a cycle. Its 128 instructions on tensor cores take
+// about 210, and all instructions of 8 warps on 4 schedulers (196 to 281 a warp, counted in the
+// machine code) 390 to 560. So memory of the multiprocessor and instructions are the limit, not the
+// tensor cores. A multiprocessor has one tile of the forward passes and of BP2 and two of each
+// update:
+//     25 x 504 + 32 x 448 + 32 x 448 + 2 x 16 x 562 + 2 x 16 x 448 stages' cycles = 74,000 = 41 us,
+// with 5 beginnings and ends of 1 us and 5 small kernels of 2 us: about 55 us. A stage in bf16 is
+// twice as deep and takes 580 to 840 cycles: 29 us, 45 in all. To come closer to the tensor cores'
+// 20 us operands would have to lie in memory rounded, once, to be copied by cp.async as they are.
 
 #include "mma.cuh"
 

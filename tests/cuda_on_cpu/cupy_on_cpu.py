@@ -120,8 +120,10 @@ def _driver_version() -> int:
 def _properties(index: int) -> dict[str, Any]:
     Device(index)._check()
     major, minor = divmod(int(machine.compute_capability), 10)
-    return {"name": b"imagined GPU", "major": major, "minor": minor,
-            "totalGlobalMem": machine.memory, "multiProcessorCount": machine.multiprocessors}  # fmt: skip
+    return {
+        "name": b"imagined GPU", "major": major, "minor": minor,
+        "totalGlobalMem": machine.memory, "multiProcessorCount": machine.multiprocessors,
+    }  # fmt: skip
 
 
 class MemoryPool:

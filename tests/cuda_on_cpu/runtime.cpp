@@ -9,8 +9,8 @@
 //                            block: from the first block up, from the last one down
 //   4, 5 shuffled            all resident threads, in an order drawn anew for each turn (two seeds)
 //
-// Resident are blocks of at most RESIDENT threads together, as many as a GPU holds at a time; one at
-// a time where a schedule is greedy, and all blocks of a cooperative launch.
+// Resident are blocks of at most RESIDENT threads together, as many as a GPU holds at a time; one
+// at a time where a schedule is greedy, and all blocks of a cooperative launch.
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -311,9 +311,9 @@ void wait(Barrier& barrier, Site site, bool orders_memory) {
 }
 
 #if defined(MODE_THREAD)
-// Who waits until a counter has a value comes behind those that raised it so far, and not behind who
-// has raised it further meanwhile: by chance of the schedule, as far as a GPU is concerned. So each
-// of the last values has a place of its own.
+// Who waits until a counter has a value comes behind those that raised it so far, not behind who
+// has raised it further meanwhile: that is the schedule's chance. So each of the last values has a
+// place of its own.
 constexpr unsigned ARRIVALS = 64;
 
 char* arrival(const void* counter, unsigned value) {
@@ -406,7 +406,9 @@ void end(Block& block) {
 }
 
 // Whether others have still to raise the counter that this thread waits for.
-bool before(const Fiber& f) { return int(__atomic_load_n(f.counter, __ATOMIC_RELAXED) - f.until) < 0; }
+bool before(const Fiber& f) {
+  return int(__atomic_load_n(f.counter, __ATOMIC_RELAXED) - f.until) < 0;
+}
 
 // One turn of one thread, if it can take it.
 bool step(Fiber& f) {
@@ -567,7 +569,8 @@ extern "C" const char* gpu_launch(const Kernel* kernel, const unsigned* grid, co
       for (size_t begun = 0; begun < turn.size(); begun += portion)
         for (bool again = true; again;) {
           again = false;
-          for (size_t i = begun; i < begun + portion && !now.abandoned; i++) again |= step(*turn[i]);
+          for (size_t i = begun; i < begun + portion && !now.abandoned; i++)
+            again |= step(*turn[i]);
           moved |= again;
           again &= greedy;
         }

@@ -8,14 +8,15 @@
 //
 // Plain twin: the launches of minibatch.py, forward, BP1, BP2 and outer_sum, whose tiles and
 // epilogues these are. A launch costs about 2 us even in a graph, more than these networks'
-// arithmetic; a barrier of the grid costs one round trip to the second-level cache, about 0.8 us.
+// arithmetic; a barrier of the grid costs two fences and a round trip to the second-level cache,
+// about 1 us.
 //
 // Why this shape. Rows are independent in 2, so that a block takes its rows through the whole head
 // and back with barriers of its own only; a pair (row, neuron) is a dot product by a warp. Three
 // barriers then: z^2 needs all of w^2 updated, a row needs all tiles of its a^2, and the updates
 // need all rows (they also change weights that rows still read). Two would do if each tile of 3
 // worked out the delta it needs from a^2 again: in case M that is 128 x (128 x 10 + 32 x 10) =
-// 205,000 products a block beside the tile's own 131,000, about 1 us for the 0.8 us of a barrier
+// 205,000 products a block beside the tile's own 131,000: about 1.5 us for the 1 us of a barrier
 // and the 0.8 us of 2.
 //
 // Launch: cooperative, BLOCK threads, at most one block a multiprocessor, which always finds room
@@ -30,7 +31,7 @@
 //         reads of 8 bytes from shared memory: 1.6 us
 //     2   a row a block: 2 rounds of dot products, BP1, 10 steps of BP2, each a round trip: 0.8 us
 //     3   100 tiles of 32 x 32 and 48 of 4 x 8 over 128 examples: 1.4 us
-//     three barriers 2.4 us: 6.2 us in all, where 6 launches of a graph take 12 or more.
+//     three barriers 3 us: 6.8 us in all, where 6 launches of a graph take 12 or more.
 
 #include "common.cuh"
 

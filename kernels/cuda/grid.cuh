@@ -6,6 +6,18 @@
 // own cache of what it had read before. The counter is an integer, so the order of arrivals leaves
 // no trace in the results.
 
+// What this thread, and those it has met, wrote before is seen after it by whoever sees what it
+// writes next; and the other way round. __threadfence would also put all fences in one order, at a
+// higher price.
+__device__ inline void fence()
+{
+#ifdef GPUBP_CUDA_ON_CPU
+    __threadfence();
+#else
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+#endif
+}
+
 __device__ inline void wait_until(const unsigned* counter, unsigned value)
 {
 #ifdef GPUBP_CUDA_ON_CPU
@@ -22,11 +34,13 @@ __device__ inline void grid_barrier(unsigned* arrived, unsigned& goal)
     __syncthreads();
     if (threadIdx.x == 0) {
 #ifndef MUTANT_GRID_BARRIER_WITHOUT_FENCE
-        __threadfence();
+        fence();
 #endif
         atomicAdd(arrived, 1u);
         wait_until(arrived, goal);
-        __threadfence();
+#ifndef MUTANT_GRID_BARRIER_WITHOUT_FENCE_BEHIND_IT
+        fence();
+#endif
     }
     __syncthreads();
 }

@@ -2,8 +2,8 @@
 
     python bench/gpu_peers.py NAME CASE 1 SECONDS
 
-Data and weights stay on the device. All compute in float32 (no TF32). An epoch's order comes from
-the host; gathering its rows counts, as does waiting for the last step.
+Data and weights stay on the device. All compute in float32 (no TF32) but where a name says so. An
+epoch's order comes from the host; gathering its rows counts, as does waiting for the last step.
 """
 
 from __future__ import annotations
@@ -23,16 +23,22 @@ DEVICE = os.environ.get("GPUBP_TORCH_DEVICE", "cuda")
 
 
 class GpubpCuda(Peer):
-    """gpubp's Stepper on the GPU, the images as uint8."""
+    """gpubp's Stepper on the GPU, the images as uint8; the way to train is its own choice."""
+
+    way, precision = "", None  # GPUBP_CUDA_STEPPER, and that of the products
 
     def __init__(self, case: Case, x: Any, y: Any, w: Any, b: Any) -> None:
         self.case = case
-        net = gpubp.Network(case.sizes, rng=0, backend="cuda")
+        os.environ["GPUBP_CUDA_STEPPER"] = self.way
+        net = gpubp.Network(case.sizes, rng=0, backend="cuda", precision=self.precision)
         for l in range(len(w)):
             net.weights[l], net.biases[l] = w[l], b[l]
         self.net = net
         x, y = net.check_data(net.backend.asarray(x), net.backend.asarray(y))
-        plan = Plan(net.sizes, net.activations, net.cost, case.batch, net.dtype, UpdateRule())
+        plan = Plan(
+            net.sizes, net.activations, net.cost, case.batch, net.dtype, UpdateRule(),
+            net.precision,
+        )  # fmt: skip
         self.stepper = net.backend.kernels.Stepper(plan, net.parameters, x, y)
 
     def parameters(self) -> tuple[Any, Any]:
@@ -44,12 +50,36 @@ class GpubpCuda(Peer):
         self.stepper.run(order, self.case.eta)
 
 
-class GpubpGraphs(GpubpCuda):
-    """The same by CUDA graphs, though the network would fit the chip."""
+class GpubpGraph(GpubpCuda):
+    """Its launches as CUDA graphs, also where one launch would do."""
+
+    way = "graph"
+
+
+class GpubpCooperative(GpubpCuda):
+    """By the whole chip together, though the network would fit a part of it."""
+
+    way = "cooperative"
+
+
+class GpubpOneBlock(GpubpCuda):
+    """Resident in one block, as on GPUs without clusters."""
+
+    way = "resident"
 
     def __init__(self, *arguments: Any) -> None:
-        os.environ["GPUBP_CUDA_STEPPER"] = "graph"
+        from gpubp.kernels.cuda import capacity
+
+        capacity.CLUSTERS = (1,)
         super().__init__(*arguments)
+
+
+class GpubpTF32(GpubpCuda):
+    precision = "tf32"
+
+
+class GpubpBF16(GpubpCuda):
+    precision = "bf16"
 
 
 class TorchOnGPU(Peer):
@@ -160,7 +190,11 @@ class TorchGraphs(TorchGraph):
 
 GPU_PEERS: dict[str, type[Peer]] = {
     "gpubp cuda": GpubpCuda,
-    "gpubp cuda, graphs": GpubpGraphs,
+    "gpubp cuda, one block": GpubpOneBlock,
+    "gpubp cuda, cooperative": GpubpCooperative,
+    "gpubp cuda, graph": GpubpGraph,
+    "gpubp cuda, tf32": GpubpTF32,
+    "gpubp cuda, bf16": GpubpBF16,
     "PyTorch eager": TorchOnGPU,
     "PyTorch CUDA graph": TorchGraph,
     "PyTorch CUDA graph, 50 steps": TorchGraphs,

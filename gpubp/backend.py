@@ -13,6 +13,8 @@ import numpy as np
 from .errors import BackendUnavailable, unknown
 
 BACKENDS = ("reference", "cpu", "cuda")
+PRECISIONS = ("tf32", "bf16")
+TENSOR_CORES = 80  # the compute capability, times ten, whose tensor cores have these
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,26 @@ class Backend:
             int(self.name.partition(":")[2] or 0)
         )
         return device
+
+    def check_precision(self, precision: str | None, dtype: str) -> str | None:
+        """``precision`` if products of this dtype can be computed in it here, else one sentence."""
+        if precision is None:
+            return None
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
+        way_out = f"precision={precision!r} rounds products of float32 on a GPU: leave it out"
+        if self.xp is np:
+            raise ValueError(f"{way_out}, or use backend='cuda' instead of {self.name!r}")
+        if dtype != "float32":
+            raise ValueError(f"{way_out}, or use dtype='float32' instead of {dtype!r}")
+        with self.device() as device:
+            capability = int(device.compute_capability)
+        if capability < TENSOR_CORES:
+            raise ValueError(
+                f"precision={precision!r} needs a GPU of compute capability 8.0 (Ampere, 2020), "
+                f"and backend {self.name!r} has {capability / 10}: leave precision out"
+            )
+        return precision
 
     def near(self, array: Any) -> Any:
         """``array`` on the device if it takes no more than a quarter of the memory free there, for

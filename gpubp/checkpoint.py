@@ -160,8 +160,12 @@ def _generator(state: Any) -> np.random.Generator:
     return np.random.Generator(bit_generator)
 
 
-def load(path: str | os.PathLike[str], backend: str | Backend = "cpu") -> Network:
+def load(
+    path: str | os.PathLike[str], backend: str | Backend = "cpu", precision: str | None = None
+) -> Network:
     """The network saved in ``path``, on any backend, ready to predict or to resume its training.
+
+    Like the backend, ``precision`` is no part of a checkpoint: give it again to go on in it.
 
     Raises:
         DataFormatError: the file is not a checkpoint of gpubp, or is damaged.
@@ -198,6 +202,7 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "cpu") -> Networ
         raise DataFormatError(
             path, expected="a complete gpubp checkpoint", found=" ".join(what.split())
         ) from error
+    network.precision = chosen.check_precision(precision, network.dtype)
     return network
 
 

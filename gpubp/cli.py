@@ -80,6 +80,7 @@ def _train(summary: str) -> _Parser:
     add("--dtype", metavar="NAME", help="float32 (default) or float64")
     add("--rng", type=int, metavar="SEED", help="of weights and order of examples (default: 0)")
     _backend_option(group)
+    add("--precision", metavar="NAME", help="tf32 or bf16: products on a GPU's tensor cores")
 
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=int, default=30, metavar="N", help="in total (default: %(default)s)")

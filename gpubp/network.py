@@ -72,7 +72,9 @@ class Network:
         init: normal, scaled, glorot, he, lecun, orthogonal, or a callable
             (rng, n_out, n_in) -> (w, b).
         dtype: "float32" or "float64".
-        precision: arithmetic of products on a GPU: ``None`` for the dtype's own.
+        precision: arithmetic of the products of training on a GPU: ``None`` for the dtype's own,
+            "tf32" or "bf16" for tensor cores, which round each operand to 11 or 8 significant bits
+            and add up in float32. Weights, updates and everything outside ``fit`` stay float32.
 
     Raises:
         ValueError, TypeError: one sentence, for what cannot be a network.
@@ -108,12 +110,7 @@ class Network:
         self.cost = get_cost(cost)
         check_pair(self.activations, self.cost)
         self.backend = get_backend(backend)
-        if precision is not None:
-            raise ValueError(
-                f"precision={precision!r} is to come: backend {self.backend.name!r} computes in "
-                "dtype alone: leave precision out"
-            )
-        self.precision = precision
+        self.precision = self.backend.check_precision(precision, self.dtype)
         self.rng = _generator(rng)
         self.training: Training | None = None
         with self.backend.device():
@@ -125,9 +122,10 @@ class Network:
     def __repr__(self) -> str:
         names = [activation.name for activation in self.activations]
         activation = names[0] if len(set(names)) == 1 else names
+        precision = f", precision={self.precision!r}" if self.precision else ""
         return (
             f"Network({list(self.sizes)}, activation={activation!r}, cost={self.cost.name!r}, "
-            f"backend={self.backend.name!r}, dtype={self.dtype!r})"
+            f"backend={self.backend.name!r}, dtype={self.dtype!r}{precision})"
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -334,11 +332,13 @@ class Network:
         save(self, path)
 
     @staticmethod
-    def load(path: str | os.PathLike[str], backend: str | Backend = "cpu") -> Network:
+    def load(
+        path: str | os.PathLike[str], backend: str | Backend = "cpu", precision: str | None = None
+    ) -> Network:
         """The network saved in ``path``; see :func:`gpubp.load`."""
         from .checkpoint import load
 
-        return load(path, backend)
+        return load(path, backend, precision)
 
     def _forward_chunks(self, x: Any) -> Iterator[tuple[slice, Any, Any]]:
         """(rows, z^L, a^L) over checked x, never holding more than about 32 MiB of layers."""

@@ -16,9 +16,9 @@ class Plan:
     """One training run's fixed part; hashable, so that compiled kernels can be found by it.
 
     ``sizes`` are (n_1, ..., n_L); ``activations`` one a layer with weights; ``batch_size`` the
-    rows of a full mini-batch; ``dtype`` "float32" or "float64"; ``precision`` the arithmetic of
-    products where a backend offers a choice, else ``None``; ``threads`` the processors' threads it
-    may use at most, ``None`` for all at hand. It decides on speed alone, never on bits.
+    rows of a full mini-batch; ``dtype`` "float32" or "float64"; ``precision`` "tf32" or "bf16" for
+    products on a GPU's tensor cores, or ``None`` for dtype's own; ``threads`` the processors'
+    threads it may use at most, ``None`` for all at hand. It decides on speed alone, never on bits.
     """
 
     sizes: tuple[int, ...]

@@ -25,8 +25,8 @@ from .optimiser import UpdateRule
 from .schedule import Schedule, make_schedule
 
 _NETWORK_OPTIONS = ("sizes", "activation", "cost", "init", "dtype", "rng")
-_RUN_OPTIONS = ("data", "backend", "epochs", "learning_rate", "schedule", "nesterov", "l2", "l1",
-                "early_stopping", "plot")  # fmt: skip
+_RUN_OPTIONS = ("data", "backend", "precision", "epochs", "learning_rate", "schedule", "nesterov",
+                "l2", "l1", "early_stopping", "plot")  # fmt: skip
 
 
 def train(args: Namespace) -> int:
@@ -141,6 +141,7 @@ def _network_options(args: Namespace) -> dict[str, Any]:
         "dtype": "float32" if args.dtype is None else args.dtype,
         "rng": 0 if args.rng is None else args.rng,
         "backend": get_backend(args.backend),
+        "precision": args.precision,
     }
 
 
@@ -161,7 +162,7 @@ def _saved_network(args: Namespace) -> Network:
     for name in _NETWORK_OPTIONS:
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} is part of {args.resume}: leave it out with --resume")
-    net = load(args.resume, args.backend)
+    net = load(args.resume, args.backend, args.precision)
     if net.training is None:
         raise ValueError(f"{args.resume} holds a network without training: nothing to resume")
     for name in ("batch_size", "momentum"):

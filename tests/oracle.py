@@ -58,6 +58,36 @@ def normwise(found: Any, truth: Any) -> float:
     return float(np.linalg.norm(np.asarray(found, truth.dtype) - truth)) / scale
 
 
+# Products with operands of fewer bits: what precision="tf32" and "bf16" must compute
+
+
+def rounded_to(bits: int, values: Any) -> Any:
+    """The values rounded to so many significant bits, as far from 0 as can be in between."""
+    mantissa, exponent = np.frexp(np.asarray(values))
+    scale = values.dtype.type(2**bits)
+    nearest = np.trunc(mantissa * scale + np.copysign(0.5, mantissa)) / scale
+    return np.ldexp(nearest, exponent).astype(values.dtype)
+
+
+class _Rounded(np.ndarray[Any, Any]):
+    """An array whose matrix products round both operands, and so do those of what comes from it."""
+
+    BITS: int
+
+    def __matmul__(self, other: Any) -> Any:
+        operands = (rounded_to(self.BITS, np.array(side)) for side in (self, other))
+        return np.matmul(*operands).view(type(self))
+
+    def __rmatmul__(self, other: Any) -> Any:
+        operands = (rounded_to(self.BITS, np.array(side)) for side in (other, self))
+        return np.matmul(*operands).view(type(self))
+
+
+ROUNDED = {
+    name: type(name, (_Rounded,), {"BITS": bits}) for name, bits in (("tf32", 11), ("bf16", 8))
+}
+
+
 def host(net: gpubp.Network, arrays: Any) -> list[Any]:
     return [net.backend.asnumpy(array) for array in arrays]
 

@@ -23,6 +23,7 @@ from oracle import CUSTOM_ACTIVATIONS, legal_pairs
 
 import gpubp
 from gpubp.activation import ACTIVATIONS, SOFTMAX
+from gpubp.backend import PRECISIONS
 from gpubp.cost import COSTS
 from gpubp.optimiser import UpdateRule
 from gpubp.parameters import Parameters
@@ -43,15 +44,16 @@ RULES = [
 ]
 
 
-Network = tuple[Any, ...]  # sizes, activations, cost, batch size, dtype, rule, uint8 x, labels
+# sizes, activations, cost, batch size, arithmetic (a dtype or a precision), rule, uint8 x, labels
+Network = tuple[Any, ...]
 
 
 def measured() -> Iterator[Network]:
-    """Networks whose products have tiles of every shape, in both precisions."""
-    for dtype in ("float32", "float64"):
+    """Networks whose products have tiles of every shape, in each arithmetic."""
+    for dtype in ("float32", "float64", "tf32", "bf16"):
         for sizes, batch in (
             ((784, 30, 10), 10), ((784, 128, 10), 128), ((784, 1024, 1024, 10), 512),
-            ((785, 33, 7), 9), ((300, 2000, 3), 1000),
+            ((785, 33, 7), 9), ((300, 2000, 3), 1000), ((784, 100, 60, 32, 10), 100),
         ):  # fmt: skip
             sigma = (SIGMOID,) * (len(sizes) - 1)
             yield (sizes, sigma, QUADRATIC, batch, dtype, RULES[3], True, True)
@@ -88,7 +90,9 @@ def resident() -> Iterator[Network]:
 
 
 def texts(
-    networks: Iterator[Network], stepper: str = "graph", arch: str = "sm_90"
+    networks: Iterator[Network],
+    steppers: tuple[str, ...] = ("graph", "cooperative"),
+    arch: str = "sm_90",
 ) -> dict[str, str]:
     """text -> kernel, of all that these networks ask for on such a GPU; nothing is run."""
     with (
@@ -96,16 +100,23 @@ def texts(
         imagined(collected={}, compute_capability=arch[3:]) as machine,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setenv("GPUBP_CUDA_STEPPER", stepper)
         kernels = gpubp.get_backend("cuda").kernels
-        for sizes, activations, cost, batch, dtype, rule, bytes_, labels in networks:
+        from gpubp.kernels.cuda.cooperative import why_not_cooperative
+
+        for sizes, activations, cost, batch, arithmetic, rule, bytes_, labels in networks:
+            precision = arithmetic if arithmetic in PRECISIONS else None
+            dtype = "float32" if precision else arithmetic
             parameters = Parameters(cupy, sizes, dtype)
             if rule.momentum:
                 parameters.velocity = cupy.zeros_like(parameters.flat)
             x = cupy.zeros((batch, sizes[0]), np.uint8 if bytes_ else dtype)
             y = cupy.zeros(batch, np.int64) if labels else cupy.zeros((batch, sizes[-1]), dtype)
-            plan = Plan(sizes, activations, cost, batch, dtype, rule)
-            kernels.Stepper(plan, parameters, x, y).run(np.arange(batch), 0.1)
+            plan = Plan(sizes, activations, cost, batch, dtype, rule, precision)
+            for stepper in steppers:
+                if stepper == "cooperative" and why_not_cooperative(plan):
+                    continue
+                patch.setenv("GPUBP_CUDA_STEPPER", stepper)
+                kernels.Stepper(plan, parameters, x, y).run(np.arange(batch), 0.1)
             kernels.score(parameters, activations, cost, x, y)
             delta, a = (cupy.ones((batch, n), dtype) for n in sizes[-2:])
             kernels.outer_sum(delta, a)
@@ -130,12 +141,8 @@ def constants(text: str) -> dict[str, str]:
 
 
 def threads(text: str) -> int:
-    """Threads a block: as launched."""
-    given = constants(text)
-    if "BLOCK" in given:
-        return int(given["BLOCK"])
-    bm, bn, tm, tn, slices = (int(given[name]) for name in ("BM", "BN", "TM", "TN", "SLICES"))
-    return bm // tm * (bn // tn) * slices
+    """Threads a block: as launched, from the constants at the head of the text."""
+    return int(text.partition("#define BLOCK ")[2].split()[0])
 
 
 def check(arch: str, kernels: dict[str, str]) -> None:
@@ -167,17 +174,16 @@ def test_what_stays_on_the_chip_fits(arch: str) -> None:
     registers, in the clusters of these GPUs."""
     networks = list(resident())
     some = networks if arch == "sm_90" else networks[:: 1 if EVERYTHING else 3]
-    found = texts(iter(some), "", arch)
+    found = texts(iter(some), ("",), arch)
     assert set(found.values()) >= {"resident"}
     check(arch, {text: kernel for text, kernel in found.items() if kernel == "resident"})
 
 
 def test_all_formulas_rules_and_kinds_of_data_compile() -> None:
-    found = texts(varied()) | texts(varied(), "resident")
+    found = texts(varied()) | texts(varied(), ("resident",))
     check("sm_90", found)
-    stems = {
-        p.name[:-3] for p in (files("gpubp.kernels") / "cuda").iterdir() if p.name.endswith(".cu")
-    }
+    folder = files("gpubp.kernels") / "cuda"
+    stems = {path.name[:-3] for path in folder.iterdir() if path.name.endswith(".cu")}
     assert set(found.values()) == stems  # there is no kernel that this file does not know
 
 

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 import gpubp
 
-STEPPERS = ("graph", "resident")
+STEPPERS = ("graph", "resident", "cooperative")
 BOUND = {"float64": 1e-12, "float32": 1e-5}
 ROWS = 307  # 30 mini-batches of 10 and one of 7
 

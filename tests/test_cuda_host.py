@@ -57,6 +57,20 @@ def test_every_tile_holds_what_tile_cuh_asks_of_it() -> None:
             assert tile.blocks(rows, columns) >= min(100, rows * columns / 32)
 
 
+def test_every_tile_holds_what_tile_mma_cuh_asks_of_it() -> None:
+    sizes = (1, 2, 7, 8, 10, 16, 17, 30, 100, 128, 784, 1024, 5000)
+    for rows, columns, depth in itertools.product(sizes, repeat=3):
+        for precision, step in (("tf32", 8), ("bf16", 16)):
+            tile = cuda("tiling").choose_tile(rows, columns, depth, precision)
+            assert 128 <= tile.threads <= 256
+            assert tile.bm % tile.tm == tile.bn % tile.tn == tile.tm % 16 == tile.tn % 8 == 0
+            assert tile.bk % (step * tile.slices) == tile.bk % 16 == tile.threads % tile.bm == 0
+            words = tile.bk // (step // 8)
+            stage = 2 * 4 * max(words * (tile.bm + tile.bn + 8), (words + 8) * (tile.bm + tile.bn))
+            assert stage <= 44 << 10  # static shared memory, with the biases' sums beside it
+            assert tile.blocks(rows, columns) >= min(100, rows * columns / 256)
+
+
 @pytest.mark.parametrize(
     ("size", "tile"),
     [
@@ -159,20 +173,21 @@ def train(rows: int, pieces: int = 1, backend: str = "cuda", **kwargs: Any) -> t
 
 @needs_compiler
 def test_a_piece_is_graphs_and_a_remainder(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, launched, replayed = cuda("graph"), [], []
+    launched, replayed = [], []
     one, _ = stepper(BATCH * 140 + 3)
-    enqueue, graph = one._minibatch.enqueue, type(one)._graph
+    way = one._way
+    enqueue, graph = way.minibatch.enqueue, type(way)._graph
 
     def counted(m: int, offset: int) -> None:
         launched.append((m, offset, machine.capturing is not None))
         enqueue(m, offset)
 
-    monkeypatch.setattr(one._minibatch, "enqueue", counted)
+    monkeypatch.setattr(way.minibatch, "enqueue", counted)
     monkeypatch.setattr(
-        type(one), "_graph", lambda self, steps: replayed.append(steps) or graph(self, steps)
+        type(way), "_graph", lambda self, steps: replayed.append(steps) or graph(self, steps)
     )
     one.run(np.arange(BATCH * 140 + 3), 0.1)
-    assert module.GRAPH_STEPS == 64
+    assert cuda("graphs").GRAPH_STEPS == 64
     assert replayed == [64, 64, *[1] * 11]
     assert launched[0] == (BATCH, 0, False)  # the first, which loads the kernels
     assert launched[-1] == (3, 0, False)  # the ragged last
@@ -217,16 +232,17 @@ def test_an_interrupt_leaves_the_device_at_rest(monkeypatch: pytest.MonkeyPatch)
     one, parameters = stepper(40)
     one.run(np.arange(40), 0.1)
     before = parameters.flat.get()
-    graph = one._graph
+    way = one._way
+    graph = way._graph
 
     def interrupted(steps: int) -> Any:
-        monkeypatch.setattr(one, "_graph", broken)
+        monkeypatch.setattr(way, "_graph", broken)
         return graph(steps)
 
     def broken(steps: int) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(one, "_graph", interrupted)
+    monkeypatch.setattr(way, "_graph", interrupted)
     with pytest.raises(KeyboardInterrupt):
         one.run(np.arange(40), 0.1)
     after = parameters.flat.get()
@@ -240,7 +256,7 @@ def test_a_failed_capture_is_told_and_can_be_repeated(monkeypatch: pytest.Monkey
     one, _ = stepper(40)
     one.run(np.arange(BATCH), 0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(one._minibatch, "next_steps", lambda examples: 1 / 0)
+        patch.setattr(one._way.minibatch, "next_steps", lambda examples: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             one.run(np.arange(2 * BATCH), 0.1)
     assert np.isfinite(one.run(np.arange(2 * BATCH), 0.1))

@@ -84,8 +84,8 @@ def test_what_does_not_fit_is_told(
     with pytest.raises(cuda("capacity").DoesNotFitError, match=words):
         shape(large)
     x, y = stand_in.zeros((batch, sizes[0]), np.uint8), stand_in.zeros(batch, np.int64)
-    choose = cuda("stepper").choose_stepper
-    assert choose(large, x, y) == "graph"
+    choose = cuda("stepper").choose_way
+    assert choose(large, x, y) in ("graph", "cooperative")
     monkeypatch.setenv("GPUBP_CUDA_STEPPER", "resident")
     with pytest.raises(ValueError, match="GPUBP_CUDA_STEPPER='resident' does not apply: ") as said:
         choose(large, x, y)
@@ -97,18 +97,18 @@ def test_the_rule_and_its_override(stand_in: Any, monkeypatch: pytest.MonkeyPatc
     module = cuda("stepper")
     x, y = stand_in.zeros((60, 784), np.uint8), stand_in.zeros(60, np.int64)
     chosen = {
-        sizes: module.choose_stepper(plan(sizes, batch, "float32"), x, y)
+        sizes: module.choose_way(plan(sizes, batch, "float32"), x, y)
         for sizes, batch in (((784, 30, 10), 10), ((784, 128, 10), 128), ((784, 500, 10), 50))
     }
-    assert list(chosen.values()) == ["resident", "graph", "graph"]
+    assert list(chosen.values()) == ["resident", "cooperative", "cooperative"]
     assert module.describe().startswith("resident where a network fits 232,448 bytes a block")
-    for name in ("graph", "resident"):
+    for name in module.WAYS:
         monkeypatch.setenv("GPUBP_CUDA_STEPPER", name)
-        assert module.choose_stepper(plan((784, 30, 10), 10, "float32"), x, y) == name
+        assert module.choose_way(plan((784, 30, 10), 10, "float32"), x, y) == name
         assert module.describe() == f"{name} (GPUBP_CUDA_STEPPER overrides)"
     monkeypatch.setenv("GPUBP_CUDA_STEPPER", "rezident")
     with pytest.raises(ValueError, match="'rezident': did you mean 'resident'"):
-        module.choose_stepper(plan(), x, y)
+        module.choose_way(plan(), x, y)
 
 
 # Launches
@@ -123,8 +123,8 @@ def made(rule: UpdateRule | None = None, rows: int = ROWS, backend: str = "cuda"
         parameters.velocity = where.xp.zeros_like(parameters.flat)
     x, y = rng.random((rows, SIZES[0])), rng.integers(0, SIZES[-1], rows)
     stepper = where.kernels.Stepper(plan(rule=rule), parameters, x, y)
-    assert backend != "cuda" or stepper.engine == "resident"
-    return getattr(stepper, "_stepper", stepper), parameters, rng.permutation(rows)
+    assert backend != "cuda" or stepper.way == "resident"
+    return stepper, parameters, rng.permutation(rows)
 
 
 @needs_compiler
@@ -141,8 +141,10 @@ def test_pieces_windows_and_launches_change_no_bit(monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(found.flat.get(), whole.flat.get())
     monkeypatch.setattr(cuda("resident"), "_LAUNCH_SECONDS", 1e-9)
     short, found, _ = made(rule)
-    launched, kernel = [], short._family._kernel
-    monkeypatch.setattr(short._family, "_kernel", lambda *a: (launched.append(a[-2:]), kernel(*a)))
+    launched, kernel = [], short._way._family._kernel
+    monkeypatch.setattr(
+        short._way._family, "_kernel", lambda *a: (launched.append(a[-2:]), kernel(*a))
+    )
     assert abs(short.run(order, 0.3) - cost) <= 1e-15
     assert [int(end) for _, end in launched] == [*range(BATCH, ROWS, BATCH), ROWS]
     np.testing.assert_array_equal(found.flat.get(), whole.flat.get())
@@ -171,7 +173,7 @@ def test_an_interrupt_leaves_the_device_at_rest(
 ) -> None:
     monkeypatch.setattr(cuda("resident"), "_LAUNCH_SECONDS", 1e-9)
     one, parameters, order = made()
-    before, kernel, calls = parameters.flat.get(), one._family._kernel, []
+    before, kernel, calls = parameters.flat.get(), one._way._family._kernel, []
 
     def interrupted(*arguments: Any) -> None:
         calls.append(arguments)
@@ -179,7 +181,7 @@ def test_an_interrupt_leaves_the_device_at_rest(
             raise KeyboardInterrupt
         kernel(*arguments)
 
-    monkeypatch.setattr(one._family, "_kernel", interrupted)
+    monkeypatch.setattr(one._way._family, "_kernel", interrupted)
     with pytest.raises(KeyboardInterrupt):
         one.run(order, 0.1)
     after = parameters.flat.get()
@@ -206,7 +208,7 @@ def test_inputs_at_any_address(shift: int, stand_in: Any) -> None:
         stepper.run(np.arange(20), 0.5)
         flats.append(backend.asnumpy(parameters.flat))
         if where == "cuda":
-            assert stepper._stepper.shape.fetch == {0: 4, 1: 1, 2: 2, 4: 4}[shift]
+            assert stepper._way._family.shape.fetch == {0: 4, 1: 1, 2: 2, 4: 4}[shift]
     assert normwise(*flats) <= 1e-14
 
 

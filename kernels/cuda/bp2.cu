@@ -12,15 +12,18 @@
 #include "common.cuh"
 #include "formulas.cuh"
 #include "tile.cuh"
+#include "tile_mma.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) bp2(
+extern "C" __global__ void __launch_bounds__(BLOCK, 1) bp2(
     int m, int n, int k, const T* delta, const T* w, const T* z, const T* a, T* delta_out)
 {
-    const auto delta_ij = [&](int i, int j) { return delta[(long long)i * N + j]; };
-    const auto w_jk = [&](int c, int j) { return w[(long long)j * K + c]; };
+    const auto delta_i = [&](int i) { return delta + (long long)i * N; };
+    const auto w_j = [&](int j) { return w + (long long)j * K; };
     const auto epilogue = [&](int i, int c, T v) {
         const long long ic = (long long)i * K + c;
         delta_out[ic] = v * sigma_prime(z[ic], a[ic]);
     };
-    tile_product<true, false>(m, K, N, delta_ij, w_jk, [](const AStage&) {}, epilogue);
+    __shared__ TILE::Shared<true, false> shared;
+    TILE::product<DELTA_RUN, W_RUN>(
+        shared, blockIdx.x, m, K, N, delta_i, w_j, [](int, T) {}, epilogue);
 }

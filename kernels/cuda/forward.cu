@@ -17,8 +17,9 @@
 #include "common.cuh"
 #include "formulas.cuh"
 #include "tile.cuh"
+#include "tile_mma.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(
+extern "C" __global__ void __launch_bounds__(BLOCK, 1) forward(
     int m, int n, int k, const Input* x, const T* w, const T* b, T* z, T* a
 #if GATHER
     , const long long* order, const long long* first, int offset
@@ -31,11 +32,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(
 #else
     const long long* rows = order + *first + offset;
 #endif
-    const auto x_ik = [&](int i, int c) { return as_input(x[rows[i] * K + c]); };
+    const auto x_i = [&](int i) { return x + rows[i] * K; };
 #else
-    const auto x_ik = [&](int i, int c) { return as_input(x[(long long)i * K + c]); };
+    const auto x_i = [&](int i) { return x + (long long)i * K; };
 #endif
-    const auto w_jk = [&](int j, int c) { return w[(long long)j * K + c]; };
+    const auto w_j = [&](int j) { return w + (long long)j * K; };
     const auto epilogue = [&](int i, int j, T sum) {
 #ifdef MUTANT_BIAS_OF_THE_ROW
         const T z_ij = sum + b[i % N];
@@ -45,5 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(
         z[(long long)i * N + j] = z_ij;
         a[(long long)i * N + j] = sigma(z_ij);
     };
-    tile_product<true, true>(m, N, K, x_ik, w_jk, [](const AStage&) {}, epilogue);
+    __shared__ TILE::Shared<true, true> shared;
+    TILE::product<X_RUN, W_RUN>(
+        shared, blockIdx.x, m, N, K, x_i, w_j, [](int, T) {}, epilogue);
 }

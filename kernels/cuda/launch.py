@@ -46,13 +46,21 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Product(Kernel):
-    """A kernel on ``tile.cuh``, a block a tile."""
+    """A kernel on ``tile.cuh`` or ``tile_mma.cuh``, a block a tile."""
 
     tile: Tile = field(kw_only=True)
 
     def product(self, rows: int, columns: int, *arguments: Any) -> None:
         """Launch it for a (rows, columns) product."""
         self(self.tile.blocks(rows, columns), *arguments)
+
+
+def run_length(lines: Any, dtype: Any) -> int:
+    """How many neighbours on a line of this (lines, n) array tile.cuh may read at once: as many as
+    are 16 bytes in ``dtype``, if that divides n and the array begins at a multiple of it."""
+    run = 16 // np.dtype(dtype).itemsize
+    whole = lines.shape[1] % run == 0 and lines.data.ptr % (run * lines.itemsize) == 0
+    return run if whole else 1
 
 
 def load_kernel(
@@ -64,9 +72,10 @@ def load_kernel(
 
 
 def load_product(
-    stem: str, dtype: str, formulas: Formulas, size: tuple[int, int, int], /, **constants: int | str
-) -> Product:
+    stem: str, arithmetic: str, formulas: Formulas, size: tuple[int, int, int], /,
+    **constants: int | str,
+) -> Product:  # fmt: skip
     """The kernel of ``stem``.cu with the tile for a product of that (rows, columns, depth)."""
-    tile = choose_tile(*size, dtype)
-    text = source(stem, dtype, formulas, **tile.constants, **constants)
+    tile = choose_tile(*size, arithmetic)
+    text = source(stem, arithmetic, formulas, TILE=tile.type, BLOCK=tile.threads, **constants)
     return Product(compiled(text, stem), tile.threads, tile=tile)

@@ -12,10 +12,18 @@ import numpy as np
 from gpubp.activation import Activation, Softmax
 from gpubp.cost import Cost, output_error
 from gpubp.expression import Expression
-from gpubp.kernels.cuda.launch import BLOCK, WARP, Kernel, load_kernel, load_product
+from gpubp.kernels.cuda.launch import (
+    BLOCK,
+    WARP,
+    Kernel,
+    load_kernel,
+    load_product,
+    run_length,
+)
 from gpubp.parameters import Parameters
+from gpubp.plan import Plan
 
-IDENTITY = Expression("z", ("z",))
+_IDENTITY = Expression("z", ("z",))
 
 
 class Layers:
@@ -26,20 +34,22 @@ class Layers:
     """
 
     def __init__(
-        self, parameters: Parameters, activations: Sequence[Activation | Softmax], dtype: str,
+        self, parameters: Parameters, activations: Sequence[Activation | Softmax], arithmetic: str,
         rows: int, x: Any, *, fixed: bool, gather: bool,
     ) -> None:  # fmt: skip
-        self.parameters, self.dtype, self.sizes = parameters, dtype, parameters.sizes
+        self.parameters, self.sizes = parameters, parameters.sizes
+        dtype = parameters.flat.dtype
         self.z, self.a = ([cp.empty((rows, n), dtype) for n in self.sizes[1:]] for _ in range(2))
         self._kernels = [
             load_product(
-                "forward", dtype,
-                {"sigma": IDENTITY if isinstance(sigma, Softmax) else sigma.sigma}, (rows, n, k),
+                "forward", arithmetic,
+                {"sigma": layer_sigma(sigma)}, (rows, n, k),
                 GATHER=int(gather and l == 0), Input=input_type(x) if l == 0 else "T",
-                N=n if fixed else "n", K=k if fixed else "k",
+                N=n if fixed else "n", K=k if fixed else "k", W_RUN=run_length(weights, dtype),
+                X_RUN=run_length(self.a[l - 1] if l else x, dtype) if fixed else 1,
             )
-            for l, (sigma, (k, n)) in enumerate(
-                zip(activations, pairwise(self.sizes), strict=True)
+            for l, (sigma, (k, n), weights) in enumerate(
+                zip(activations, pairwise(self.sizes), parameters.weights, strict=True)
             )
         ]  # fmt: skip
 
@@ -59,16 +69,31 @@ def input_type(x: Any) -> str:
 
 
 def target_type(y: Any) -> str:
-    """The type of a target in the kernels: a label, or the network's own numbers."""
+    """The type of y in the kernels: labels, or targets in the network's own numbers."""
     return "T" if y.ndim == 2 else "long long"
 
 
+def layer_sigma(activation: Activation | Softmax) -> Expression:
+    """sigma of a forward pass; softmax needs whole rows, and bp1 and score take it from z."""
+    return _IDENTITY if isinstance(activation, Softmax) else activation.sigma
+
+
 def output_formulas(activation: Activation | Softmax, cost: Cost) -> dict[str, Expression]:
-    """BP1 and the cost of an output neuron; nothing for softmax, whose text is in the kernels."""
+    """BP1 and the cost of one output neuron; none for softmax, which is written out in C."""
     error = output_error(activation, cost)
     if error.cost is None or error.delta is None:
         return {}
     return {"output_cost": error.cost, "output_delta": error.delta}
+
+
+def all_formulas(plan: Plan) -> dict[str, Expression]:
+    """For kernels that train whole networks: sigma<l> of each layer with weights, from l = 0,
+    sigma_prime<l> of each hidden one, and the output's."""
+    formulas = {f"sigma<{l}>": layer_sigma(sigma) for l, sigma in enumerate(plan.activations)}
+    for l, sigma in enumerate(plan.activations[:-1]):
+        assert isinstance(sigma, Activation)  # softmax is for the output only
+        formulas[f"sigma_prime<{l}>"] = sigma.sigma_prime
+    return formulas | output_formulas(plan.activations[-1], plan.cost)
 
 
 def load_output_kernel(

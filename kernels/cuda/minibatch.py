@@ -14,7 +14,7 @@ import numpy as np
 
 from gpubp.activation import Activation
 from gpubp.kernels.cuda.feed import Resident, Streamed
-from gpubp.kernels.cuda.launch import load_kernel, load_product
+from gpubp.kernels.cuda.launch import load_kernel, load_product, run_length
 from gpubp.kernels.cuda.layers import Layers, input_type, load_output_kernel, row_blocks
 from gpubp.kernels.cuda.memory import allocating
 from gpubp.parameters import Parameters
@@ -32,13 +32,14 @@ class MiniBatch:
     def __init__(self, plan: Plan, parameters: Parameters, feed: Resident | Streamed) -> None:
         self.plan, self.feed, sizes = plan, feed, plan.sizes
         dtype, m, rule = plan.dtype, plan.batch_size, plan.rule
+        arithmetic = plan.precision or dtype  # of the products
         self.parameters, self.velocity = parameters, parameters.velocity
         with allocating(
             f"the layers of a mini-batch of {m}", 3 * m * sum(sizes[1:]) * np.dtype(dtype).itemsize,
             "train with a smaller batch_size",
         ):  # fmt: skip
             self.layers = Layers(
-                parameters, plan.activations, dtype, m, feed.x, fixed=True, gather=True
+                parameters, plan.activations, arithmetic, m, feed.x, fixed=True, gather=True
             )
             self.delta = [cp.empty((m, n), dtype) for n in sizes[1:]]
         self._bp1 = load_output_kernel(
@@ -47,15 +48,28 @@ class MiniBatch:
         pairs = list(pairwise(sizes))
         hidden = [sigma for sigma in plan.activations[:-1] if isinstance(sigma, Activation)]
         self._bp2 = [
-            load_product("bp2", dtype, {"sigma_prime": sigma.sigma_prime}, (m, k, n), N=n, K=k)
-            for sigma, (k, n) in zip(hidden, pairs[1:], strict=True)
+            load_product(
+                "bp2",
+                arithmetic,
+                {"sigma_prime": sigma.sigma_prime},
+                (m, k, n),
+                N=n,
+                K=k,
+                DELTA_RUN=run_length(delta, dtype),
+                W_RUN=run_length(weights, dtype),
+            )
+            for sigma, (k, n), delta, weights in zip(
+                hidden, pairs[1:], self.delta[1:], parameters.weights[1:], strict=True
+            )
         ]
         self._update = [
             load_product(
-                "outer_sum", dtype, {}, (n, k, m),
+                "outer_sum", arithmetic, {}, (n, k, m),
                 GATHER=int(l == 0), UPDATE=1, PENALTY=int(rule.penalised),
                 MOMENTUM=int(rule.momentum != 0), NESTEROV=int(rule.nesterov),
                 Input=input_type(feed.x) if l == 0 else "T", N=n, K=k,
+                DELTA_RUN=run_length(self.delta[l], dtype),
+                X_RUN=run_length(self.layers.a[l - 1] if l else feed.x, dtype),
             )
             for l, (k, n) in enumerate(pairs)
         ]  # fmt: skip

@@ -5,8 +5,7 @@
 //
 // Plain twin: delta.T @ a, delta.sum(axis=0), and the update rule's passes over all parameters.
 // Here the gradient never reaches memory: with UPDATE the epilogue of the product changes w, and
-// velocity v where there is MOMENTUM (see gpubp/optimiser.py). The blocks of the first tile column
-// add up delta's columns from the stages that lie in shared memory for the product.
+// velocity v where there is MOMENTUM (update.cuh). BP3 comes with the product (outer_sum_tile.cuh).
 //
 // The penalty of the weights before their update belongs to the cost of this mini-batch. Each block
 // adds m times its tile's share to a sum of its own, in double: no two blocks meet, launches follow
@@ -19,12 +18,11 @@
 
 #include "common.cuh"
 #include "tile.cuh"
+#include "tile_mma.cuh"
+#include "outer_sum_tile.cuh"
+#include "update.cuh"
 
-#if UPDATE
-#include "rule.cuh"
-#endif
-
-extern "C" __global__ void __launch_bounds__(THREADS, 1) outer_sum(
+extern "C" __global__ void __launch_bounds__(BLOCK, 1) outer_sum(
     int m, int n, int k, const T* delta, const Input* a,
 #if GATHER
     const long long* order, const long long* first, int offset,
@@ -36,52 +34,42 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) outer_sum(
 #endif
 )
 {
-    const bool first_column = tile_column(K) == 0 && threadIdx.x < BM;
-    const int j_bias = tile_row(K) * BM + threadIdx.x;
-    T bias_sum = 0;
+    static_assert(BLOCK == TILE::THREADS, "as launched");
     double block_penalty = 0;
 #if GATHER
     const long long* rows = order + *first + offset;
 #ifdef MUTANT_ROWS_OUT_OF_ORDER
-    const auto a_ik = [&](int c, int i) { return as_input(a[rows[0] * K + c]); };
+    const auto a_i = [&](int i) { return a + rows[0] * K; };
 #else
-    const auto a_ik = [&](int c, int i) { return as_input(a[rows[i] * K + c]); };
+    const auto a_i = [&](int i) { return a + rows[i] * K; };
 #endif
 #else
-    const auto a_ik = [&](int c, int i) { return as_input(a[(long long)i * K + c]); };
+    const auto a_i = [&](int i) { return a + (long long)i * K; };
 #endif
-    const auto delta_ij = [&](int j, int i) { return delta[(long long)i * N + j]; };
-    const auto bp3 = [&](const AStage& stage) {
-        for (int i = 0; first_column && i < BK; i++) bias_sum += element(stage, threadIdx.x, i);
-    };
+    const auto delta_i = [&](int i) { return delta + (long long)i * N; };
 #if UPDATE
     const Rule rule = {*eta, momentum, l2, l1};
 #endif
-    const auto epilogue = [&](int j, int c, T sum) {
+    const auto weight = [&](int j, int c, T sum) {
         const long long jc = (long long)j * K + c;
 #if UPDATE
-        T g = sum / T(m);
-#if PENALTY
-        const T w_jc = w[jc];
-        block_penalty += penalty_of(w_jc, rule);
-        g = penalised(g, w_jc, rule);
-#endif
-        update(w[jc], w_velocity + jc, g, rule);
+        block_penalty += update_weight(w[jc], w_velocity + jc, sum / T(m), rule);
 #else
         product[jc] = sum;
 #endif
     };
-    tile_product<false, false>(N, K, m, delta_ij, a_ik, bp3, epilogue);
-
-    if (first_column && j_bias < N) {
+    const auto bias = [&](int j, T sum) {
 #if UPDATE
-        update(b[j_bias], b_velocity + j_bias, bias_sum / T(m), rule);
+        update(b[j], b_velocity + j, sum / T(m), rule);
 #else
-        column_sum[j_bias] = bias_sum;
+        column_sum[j] = sum;
 #endif
-    }
+    };
+    __shared__ OuterShared<TILE, DELTA_RUN> shared;
+    outer_sum_tile<TILE, DELTA_RUN, X_RUN>(
+        shared, blockIdx.x, N, K, m, delta_i, a_i, weight, bias);
 #if UPDATE && PENALTY
-    block_penalty = block_sum<THREADS>(block_penalty);
+    block_penalty = block_sum<BLOCK>(block_penalty);
     if (threadIdx.x == 0) penalty[blockIdx.x] += m * block_penalty;
 #endif
 }

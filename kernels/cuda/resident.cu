@@ -69,7 +69,7 @@ template <int layer> __device__ inline T sigma_prime(T z, T a);
 
 #include "formulas.cuh"
 #include "output_row.cuh"
-#include "rule.cuh"
+#include "update.cuh"
 
 // Sizes, and where things lie
 
@@ -302,16 +302,6 @@ __device__ inline void each_in_pairs(const T* row, Each each, int first = 0, int
     }
 }
 
-// One step of a weight, which the penalties know, by the gradient g of the mean cost.
-__device__ inline void train(T& w, T* velocity, T g, const Rule& rule, double& penalties)
-{
-#if PENALTY
-    penalties += penalty_of(w, rule);
-    g = penalised(g, w, rule);
-#endif
-    update(w, velocity, g, rule);
-}
-
 // Layer 0: w -= eta/m sum_x delta a^T by the rows of ``step``, and z = w a of those of step + 1, in
 // one pass over this thread's weights. Returns the penalty before the update.
 template <bool UPDATE>
@@ -336,7 +326,7 @@ __device__ inline double layer_0(Shared& s, int step, T scale, const Rule& rule)
                 });
 #pragma unroll
                 for (int q = 0; q < J_TILE; q++) {
-                    train(w.at[q], v.at + q, sum.at[q] * scale, rule, penalties);
+                    penalties += update_weight(w.at[q], v.at + q, sum.at[q] * scale, rule);
                 }
                 strip<J_TILE>(here) = w;
                 if constexpr (MOMENTUM) strip<J_TILE>(here + VELOCITY) = v;
@@ -393,7 +383,7 @@ __device__ inline double update_head(Shared& s, T scale, const Rule& rule)
             T sum = 0;
 #pragma unroll
             for (int i = 0; i < M; i++) sum += delta[i * DELTA + j] * a[i * A + k];
-            train(*w, w + VELOCITY, sum * scale, rule, penalties);
+            penalties += update_weight(*w, w + VELOCITY, sum * scale, rule);
         }
     }
     for (int j = BLOCK - 1 - threadIdx.x; j < N; j += BLOCK) {  // the others have less to do

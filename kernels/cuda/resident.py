@@ -1,8 +1,8 @@
-"""The Stepper whose weights stay on the chip while it trains: see ``resident.cu``.
+"""Training with the weights on the chip all the while: see ``resident.cu``.
 
 ``Family`` is the kernel for networks of one kind (sizes, activations, cost, batch size, precision,
 sort of rule) on the same data; ``Family.enqueue`` trains any number of them side by side, each with
-its own weights, order of examples, learning rate and rule's numbers. The Stepper trains one.
+its own weights, order of examples, learning rate and rule's numbers. ``OnChip`` trains one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from gpubp.activation import Activation, Softmax
+from gpubp.activation import Softmax
 from gpubp.kernels.cuda.capacity import Data, Device, Shape, choose_shape
-from gpubp.kernels.cuda.feed import make_feed
-from gpubp.kernels.cuda.launch import Formulas, Kernel
-from gpubp.kernels.cuda.layers import IDENTITY, input_type, output_formulas, target_type
+from gpubp.kernels.cuda.feed import Resident, Streamed
+from gpubp.kernels.cuda.launch import Kernel
+from gpubp.kernels.cuda.layers import all_formulas, input_type, target_type
 from gpubp.kernels.cuda.source import compiled, source
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
@@ -55,7 +55,7 @@ class Family:
     def __init__(self, plan: Plan, shape: Shape, x: Any, y: Any) -> None:
         self.plan, self.shape = plan, shape
         text = source(
-            "resident", plan.dtype, _formulas(plan),
+            "resident", plan.dtype, all_formulas(plan),
             SIZES=", ".join(map(str, plan.sizes)), LAYERS=len(plan.activations), M=plan.batch_size,
             CLUSTER=shape.cluster, BLOCK=shape.threads, J_TILE=shape.j_tile,
             J_THREADS=shape.j_threads, GROUPS=shape.groups, SLICE=shape.slice, FETCH=shape.fetch,
@@ -114,46 +114,24 @@ def _kind(plan: Plan) -> dict[str, int]:
     }
 
 
-def _formulas(plan: Plan) -> Formulas:
-    """sigma of each layer, sigma' of each hidden one, BP1 and the cost of the output."""
-    formulas = {}
-    for l, sigma in enumerate(plan.activations):
-        formulas[f"sigma<{l}>"] = IDENTITY if isinstance(sigma, Softmax) else sigma.sigma
-    for l, sigma in enumerate(plan.activations[:-1]):
-        assert isinstance(sigma, Activation)
-        formulas[f"sigma_prime<{l}>"] = sigma.sigma_prime
-    return formulas | output_formulas(plan.activations[-1], plan.cost)
+class OnChip:
+    """A way to train: ``begin`` a piece, ``train`` on what the feed has loaded, read ``costs``."""
 
+    def __init__(
+        self, plan: Plan, parameters: Parameters, feed: Resident | Streamed, stream: Any
+    ) -> None:
+        self._plan, self._parameters, self._feed = plan, parameters, feed
+        shape = choose_shape(plan, data_layout(feed.x, feed.y), device_limits())
+        self._family = Family(plan, shape, feed.x, feed.y)
+        self.costs = self._family.costs(1)
 
-class ResidentStepper:
-    """Mini-batch SGD in one launch a piece; what it computes is defined by the reference's Stepper.
+    def begin(self, learning_rate: float) -> None:
+        """A piece with this learning rate; its costs start from zero."""
+        self.costs.fill(0)
+        self._eta = learning_rate
 
-    x is (n, n_1) of the plan's dtype or uint8; y is (n,) labels or (n, n_L) targets; C-ordered, on
-    the device or on the host.
-    """
-
-    def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
-        self.plan, self.parameters = plan, parameters
-        self._feed = feed = make_feed(x, y, plan.batch_size)
-        self.shape = choose_shape(plan, data_layout(feed.x, feed.y), device_limits())
-        self._family = Family(plan, self.shape, feed.x, feed.y)
-        self._stream = cp.cuda.Stream(non_blocking=True)
-
-    def run(self, order: Any, learning_rate: float) -> float:
-        """Train on the examples of ``order``; the mean of their objective before each update."""
-        feed, stream = self._feed, self._stream
-        # What was done to the weights so far was done on another stream.
-        cp.cuda.get_current_stream().synchronize()
-        with stream:
-            try:
-                costs = self._family.costs(1)
-                for start in range(0, len(order), feed.rows):
-                    piece = order[start : start + feed.rows]
-                    feed.load(piece, stream)
-                    member = Member(
-                        self.plan, self.parameters, feed.order, len(piece), learning_rate
-                    )
-                    self._family.enqueue([member], feed.x, feed.y, costs)
-                return float(costs.get().sum()) / len(order)
-            finally:
-                stream.synchronize()  # also when interrupted: the weights are then at rest
+    def train(self, examples: int) -> None:
+        """Enqueue the mini-batches of the examples that the feed has loaded."""
+        feed = self._feed
+        member = Member(self._plan, self._parameters, feed.order, examples, self._eta)
+        self._family.enqueue([member], feed.x, feed.y, self.costs)

@@ -1,9 +1,9 @@
 """From a ``.cu`` file to a kernel: the text that the compiler sees, and compiling it once.
 
-A kernel's file includes ``common.cuh``, ``tile.cuh`` and ``formulas.cuh`` by name. NVRTC has no
+A kernel's file includes others by name, such as ``common.cuh`` and ``tile.cuh``. NVRTC has no
 folder to look in, so these lines are replaced by the text itself; ``formulas.cuh`` is no file but
 the formulas of this network, written out by ``Expression.to_c``. Before all that stand the
-precision and the constants of one use of the kernel. The result is complete: any CUDA compiler
+arithmetic and the constants of one use of the kernel. The result is complete: any CUDA compiler
 takes it as it is.
 """
 
@@ -17,7 +17,9 @@ from typing import Any
 
 from gpubp.expression import Expression
 
-_C_TYPES = {"float32": "float", "float64": "double"}
+# The arithmetic of a kernel -> the type of its numbers. In "tf32" and "bf16" the operands of
+# products are rounded to that on their way to the tensor cores, and all else is float32.
+_C_TYPES = {"float32": "float", "float64": "double", "tf32": "float", "bf16": "float"}
 
 
 @cache
@@ -27,23 +29,27 @@ def _file(name: str) -> str:
 
 def source(
     stem: str,
-    dtype: str,
+    arithmetic: str,
     formulas: Mapping[str, Expression] | None = None,
     /,
     **constants: int | str,
 ) -> str:
-    """The text of ``stem``.cu in one precision: constants become macros, formulas functions.
+    """The text of ``stem``.cu in one arithmetic: constants become macros, formulas functions.
 
-    A size is a number, or the name of the kernel's argument that holds it (``N="n"``)."""
-    lines = [f"typedef {_C_TYPES[dtype]} T;"]
+    A size is a number, or the name of the kernel's argument that holds it (``N="n"``). A formula's
+    name may be a case of a template, ``sigma<0>``."""
+    lines = [f"typedef {_C_TYPES[arithmetic]} T;"]
     lines += [f"#define {name} {value}" for name, value in constants.items()]
     included = {"formulas.cuh": "\n".join(_function(*item) for item in (formulas or {}).items())}
 
     def text(match: re.Match[str]) -> str:
         name = match[1]
-        return included[name] if name in included else _file(name)
+        return included[name] if name in included else whole(_file(name))
 
-    return "\n".join(lines) + "\n" + re.sub(r'#include "(.+)"', text, _file(f"{stem}.cu"))
+    def whole(file: str) -> str:
+        return re.sub(r'#include "(.+)"', text, file)
+
+    return "\n".join(lines) + "\n" + whole(_file(f"{stem}.cu"))
 
 
 def _function(name: str, formula: Expression) -> str:
@@ -53,8 +59,12 @@ def _function(name: str, formula: Expression) -> str:
 
 
 @cache
-def compiled(text: str, name: str) -> Any:
-    """The kernel ``name`` of this text, compiled by NVRTC, and kept on disk by CuPy."""
+def compiled(text: str, name: str, cooperative: bool = False) -> Any:
+    """The kernel ``name`` of this text, compiled by NVRTC, and kept on disk by CuPy; with
+    ``cooperative``, all blocks of a launch are on the chip together."""
     import cupy
 
-    return cupy.RawModule(code=text, options=("-std=c++17",)).get_function(name)
+    module = cupy.RawModule(
+        code=text, options=("-std=c++17",), enable_cooperative_groups=cooperative
+    )
+    return module.get_function(name)

@@ -1,57 +1,76 @@
-"""Which of the Steppers on a GPU trains a network: a rule, and how to override it.
+"""The Stepper on a GPU, and which of three ways it trains: a rule, and how to override it.
 
-``resident`` trains a whole piece of an epoch in one launch, its weights in shared memory, where
-they fit and that should be faster; ``graph`` replays the launches of any network as CUDA graphs.
-The rule looks at the plan, the kind of data and the GPU's limits; it times nothing.
+Data, order, weights and everything in between stay on the device, and the host looks at the cost
+once a piece. ``resident`` keeps the weights of a small network in shared memory and trains a whole
+piece in one launch; ``cooperative`` trains many mini-batches in one launch of the whole chip, for
+networks whose launches would take longer than their arithmetic; ``graph`` replays launches of one
+kernel each as CUDA graphs, for any network. The rule looks at the plan, the kind of data and the
+GPU's limits; it times nothing. ``GPUBP_CUDA_STEPPER`` asks for one of them.
 """
 
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import cupy as cp
+
 from gpubp.errors import unknown
 from gpubp.kernels.cuda.capacity import DoesNotFitError, choose_shape
-from gpubp.kernels.cuda.graph import GraphStepper
-from gpubp.kernels.cuda.resident import ResidentStepper, data_layout, device_limits
+from gpubp.kernels.cuda.cooperative import Cooperative, why_not_cooperative
+from gpubp.kernels.cuda.feed import make_feed
+from gpubp.kernels.cuda.graphs import Graphs
+from gpubp.kernels.cuda.resident import OnChip, data_layout, device_limits
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
-STEPPERS: dict[str, type[GraphStepper] | type[ResidentStepper]] = {
-    "graph": GraphStepper,
-    "resident": ResidentStepper,
+WAYS: dict[str, type[Graphs] | type[Cooperative] | type[OnChip]] = {
+    "resident": OnChip,
+    "cooperative": Cooperative,
+    "graph": Graphs,
 }
 _VARIABLE = "GPUBP_CUDA_STEPPER"
-_LAUNCH, _PRODUCTS = 1.7e-6, 10e12  # of a graph: seconds a launch, and products a second
+# Estimates, not measured: seconds a launch in a graph, a barrier of the grid with the phase that it
+# ends, and products a second of kernels that fill the chip.
+_LAUNCH, _BARRIER, _PRODUCTS = 1.7e-6, 1.5e-6, 10e12
 
 
-def choose_stepper(plan: Plan, x: Any, y: Any) -> str:
-    """The name of the Stepper for a plan and its data; ``$GPUBP_CUDA_STEPPER`` overrides it."""
-    wanted = os.environ.get(_VARIABLE)
-    if wanted and wanted not in STEPPERS:
-        raise unknown(_VARIABLE, wanted, STEPPERS)
-    if wanted == "graph":
-        return wanted
+def choose_way(plan: Plan, x: Any, y: Any) -> str:
+    """The name of the way to train by a plan on such data; ``$GPUBP_CUDA_STEPPER`` overrides it."""
+    asked = os.environ.get(_VARIABLE)
+    if asked and asked not in WAYS:
+        raise unknown(_VARIABLE, asked, WAYS)
+    seconds, why_not = _predicted(plan, x, y)
+    if asked in why_not:
+        raise ValueError(f"{_VARIABLE}={asked!r} does not apply: {why_not[asked]}")
+    return asked or min(seconds, key=seconds.__getitem__)
+
+
+def _predicted(plan: Plan, x: Any, y: Any) -> tuple[dict[str, float], dict[str, str]]:
+    """Seconds a step by the ways that apply, and why the others do not."""
+    arithmetic = 3 * plan.batch_size * sum(k * n for k, n in pairwise(plan.sizes)) / _PRODUCTS
+    seconds = {"graph": 3 * (len(plan.sizes) - 1) * _LAUNCH + arithmetic}
+    why_not: dict[str, str] = {}
+    if reason := why_not_cooperative(plan):
+        why_not["cooperative"] = reason
+    else:
+        seconds["cooperative"] = 3 * _BARRIER + arithmetic
     try:
-        resident = choose_shape(plan, data_layout(x, y), device_limits()).seconds
+        seconds["resident"] = choose_shape(plan, data_layout(x, y), device_limits()).seconds
     except DoesNotFitError as error:
-        if wanted:
-            raise ValueError(f"{_VARIABLE}={wanted!r} does not apply: {error}") from error
-        return "graph"
-    return wanted or ("resident" if resident <= _graph_seconds(plan) else "graph")
-
-
-def _graph_seconds(plan: Plan) -> float:
-    """What a step of the graph should take: 3 launches a layer, each with its arithmetic."""
-    products = 3 * plan.batch_size * sum(k * n for k, n in pairwise(plan.sizes))
-    return 3 * (len(plan.sizes) - 1) * _LAUNCH + products / _PRODUCTS
+        why_not["resident"] = str(error)
+    return seconds, why_not
 
 
 def describe() -> str:
     """The rule in a line, with what overrides it now."""
     room = device_limits().shared_bytes
-    rule = f"resident where a network fits {room:,} bytes a block and should be faster, else graph"
+    rule = (
+        f"resident where a network fits {room:,} bytes a block, cooperative where launches would "
+        "take longer than arithmetic, else graph, as predicted"
+    )
     return f"{os.environ.get(_VARIABLE) or rule} ({_VARIABLE} overrides)"
 
 
@@ -63,9 +82,27 @@ class Stepper:
     """
 
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
-        self.engine = choose_stepper(plan, x, y)
-        self._stepper = STEPPERS[self.engine](plan, parameters, x, y)
+        self.plan, self.parameters = plan, parameters
+        self.way = choose_way(plan, x, y)
+        self._feed = make_feed(x, y, plan.batch_size)
+        self._stream = cp.cuda.Stream(non_blocking=True)
+
+    @cached_property
+    def _way(self) -> Graphs | Cooperative | OnChip:
+        return WAYS[self.way](self.plan, self.parameters, self._feed, self._stream)
 
     def run(self, order: Any, learning_rate: float) -> float:
         """Train on the examples of ``order``; the mean of their objective before each update."""
-        return self._stepper.run(order, learning_rate)
+        way, feed, stream = self._way, self._feed, self._stream
+        # What was done to the weights so far was done on another stream.
+        cp.cuda.get_current_stream().synchronize()
+        with stream:
+            try:
+                way.begin(learning_rate)
+                for start in range(0, len(order), feed.rows):
+                    piece = order[start : start + feed.rows]
+                    feed.load(piece, stream)
+                    way.train(len(piece))
+                return float(way.costs.get().sum()) / len(order)
+            finally:
+                stream.synchronize()  # also when interrupted: the weights are then at rest

@@ -20,41 +20,98 @@
 //    added in a fixed order, and are handed to the epilogue with neighbouring threads on
 //    neighbouring columns.
 //
-// A and B are functions of (i, k) and (j, k) within the bounds; what lies beyond counts as 0.
-// *_ALONG_K says that neighbours in memory differ by one in k (else in i or j). Such an operand is
-// turned over on its way: 8 k of 4 rows a warp, full 32-byte sectors of memory, and with rows of
-// shared memory of 4 x an odd number of words, 32 different banks.
+// A and B are given by ``line(l)``, where line l of that matrix begins in memory: the line of an i
+// (or j) if it is ALONG_K, else the line of a k. What lies beyond the bounds counts as 0. Each
+// thread reads runs of RUN neighbours of a line, 16 bytes of floats, where the lines' length and
+// their beginnings allow: a fourth of the addresses, which else were half of all instructions. An
+// operand along k is turned over on its way: 8 k of 4 rows a warp (of 16 in runs of four), full
+// 32-byte sectors of memory, and with rows of shared memory of 4 x an odd number of words, 32
+// different banks.
+//
+// Instructions of a stage of 64 x 64 x 16, a thread of 256, in sm_90's machine code: 256 fma of 319
+// (forward), 322 (BP2), 320 (update), with bytes gathered 352 and 356; before there were runs, 389
+// to 495. At an instruction a cycle and scheduler, case L, [784, 1024, 1024, 10] with 512 rows, is
+//     2 x (49 x 352 + 64 x 319 + 64 x 322 + 2 x 32 x 356 + 2 x 32 x 320) cycles = 203,000 (an
+// update is two tiles a multiprocessor), 113 us at 1.8 GHz, 103 at an H200's highest clock, where
+// the arithmetic alone at its best is 73; and 10 small kernels, beginnings and ends of 1 to 2 us.
+//
+// ``each_a(q, value)`` sees, once, all that a thread fetches of A: of an A that is not along k
+// these are elements of row RUN * (t % (BM / RUN)) + q of the tile alone. ``epilogue(i, j, c)``
+// gets each element of C once.
 
-constexpr int ROW_THREADS = BM / TM, COLUMN_THREADS = BN / TN;
-constexpr int THREADS = ROW_THREADS * COLUMN_THREADS * SLICES;
-constexpr int A_PITCH = BM % 8 ? BM : BM + 4, B_PITCH = BN % 8 ? BN : BN + 4;
-constexpr int A_TURNS = (BM * BK + THREADS - 1) / THREADS;
-constexpr int B_TURNS = (BN * BK + THREADS - 1) / THREADS;
+// The tiles of C come row after row: blocks that run together read the same rows of A.
+template <class Tile> __device__ inline int tile_row(int tile, int columns)
+{
+    return tile / ((columns + Tile::BN - 1) / Tile::BN);
+}
+template <class Tile> __device__ inline int tile_column(int tile, int columns)
+{
+    return tile % ((columns + Tile::BN - 1) / Tile::BN);
+}
+
+// COUNT neighbours, read or written at once.
+template <class E, int COUNT> struct alignas(COUNT * sizeof(E)) Run { E at[COUNT]; };
+template <class E, int COUNT> __device__ inline void read_run(const E* first, T (&to)[COUNT])
+{
+    const auto run = *reinterpret_cast<const Run<E, COUNT>*>(first);
+#pragma unroll
+    for (int q = 0; q < COUNT; q++) to[q] = as_input(run.at[q]);
+}
+template <class E, int COUNT> __device__ inline void write_run(E* first, const E (&from)[COUNT])
+{
+    Run<E, COUNT> run;
+#pragma unroll
+    for (int q = 0; q < COUNT; q++) run.at[q] = from[q];
+    *reinterpret_cast<Run<E, COUNT>*>(first) = run;
+}
+
+// What the THREADS threads carry of one operand from memory to a stage of WIDTH x BK: neighbouring
+// threads take neighbouring runs, along k in rows of LANES elements.
+template <bool ALONG_K, int WIDTH, int BK, int LANES, int RUN, int THREADS> struct Carried {
+    static constexpr int RUNS = WIDTH * BK / RUN, TURNS = (RUNS + THREADS - 1) / THREADS;
+    T value[TURNS][RUN];
+
+    static __device__ int place_i(int run)
+    {
+        return ALONG_K ? run / (LANES / RUN) % WIDTH : run % (WIDTH / RUN) * RUN;
+    }
+    static __device__ int place_k(int run)
+    {
+        constexpr int ACROSS = LANES / RUN;
+        return ALONG_K ? (run / (ACROSS * WIDTH) * ACROSS + run % ACROSS) * RUN
+                       : run / (WIDTH / RUN);
+    }
+    template <class Line>
+    __device__ void fetch(const Line& line, int i0, int width, int k0, int depth)
+    {
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int run = threadIdx.x + turn * THREADS;
+            const int i = i0 + place_i(run), k = k0 + place_k(run);
+            if ((RUNS % THREADS == 0 || run < RUNS) && i < width && k < depth) {
+                read_run(ALONG_K ? line(i) + k : line(k) + i, value[turn]);
+            } else {
+#pragma unroll
+                for (int q = 0; q < RUN; q++) value[turn][q] = T(0);
+            }
+        }
+    }
+    // ``put(i, k, values)`` for each of the runs.
+    template <class Put> __device__ void deposit(const Put& put) const
+    {
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int run = threadIdx.x + turn * THREADS;
+            if (RUNS % THREADS == 0 || run < RUNS) put(place_i(run), place_k(run), value[turn]);
+        }
+    }
+};
 
 // A strip: what a thread reads at once, up to 16 bytes of PER elements.
 template <int PER> struct alignas(PER * sizeof(T) < 16 ? PER * sizeof(T) : 16) Strip {
     static constexpr int WIDTH = PER * sizeof(T) < 16 ? PER : 16 / sizeof(T);
     T at[WIDTH];
 };
-
-// A stage in shared memory: for each k, the elements i in strips.
-typedef Strip<TM> AStage[BK][A_PITCH / Strip<TM>::WIDTH];
-typedef Strip<TN> BStage[BK][B_PITCH / Strip<TN>::WIDTH];
-template <class Stage> __device__ inline auto& element(Stage& stage, int i, int k)
-{
-    constexpr int WIDTH = sizeof(stage[0][0]) / sizeof(T);
-    return stage[k][i / WIDTH].at[i % WIDTH];
-}
-
-// The place (i, k) of the element of a stage of WIDTH x BK that is fetched e-th.
-template <bool ALONG_K, int WIDTH> __device__ inline int stage_i(int e)
-{
-    return ALONG_K ? e / 8 % WIDTH : e % WIDTH;
-}
-template <bool ALONG_K, int WIDTH> __device__ inline int stage_k(int e)
-{
-    return ALONG_K ? e / (8 * WIDTH) * 8 + e % 8 : e / WIDTH;
-}
 
 // The p-th of the PER elements that thread t of COUNT owns in one direction of the tile.
 template <int COUNT, int PER> __device__ inline int owned(int t, int p)
@@ -76,104 +133,115 @@ __device__ inline void read(const Strip<PER>* row, int t, T (&to)[PER])
     }
 }
 
-// The tiles of C come row after row: blocks that run together read the same rows of A.
-__device__ inline int tile_row(int columns) { return blockIdx.x / ((columns + BN - 1) / BN); }
-__device__ inline int tile_column(int columns) { return blockIdx.x % ((columns + BN - 1) / BN); }
+template <int BM_, int BN_, int BK, int TM, int TN, int SLICES> struct Tile {
+    static constexpr int BM = BM_, BN = BN_, ROW_THREADS = BM / TM, COLUMN_THREADS = BN / TN;
+    static constexpr int THREADS = ROW_THREADS * COLUMN_THREADS * SLICES;
+    // A stage in shared memory: for each k, the elements i in strips.
+    template <int WIDTH, int PER> struct Stage {
+        static constexpr int PITCH = WIDTH % 8 ? WIDTH : WIDTH + 4;
+        Strip<PER> strips[BK][PITCH / Strip<PER>::WIDTH];
 
-// ``each_stage(a)`` sees each stage of A; ``epilogue(i, j, c)`` gets each element of C once.
-template <bool A_ALONG_K, bool B_ALONG_K, class A, class B, class Each, class Epilogue>
-__device__ inline void tile_product(
-    int rows, int columns, int depth, const A& a, const B& b, const Each& each_stage,
-    const Epilogue& epilogue)
-{
-    __shared__ AStage a_stage[2];
-    __shared__ BStage b_stage[2];
-    __shared__ T partial[SLICES][ROW_THREADS][BN];
-
-    const int t = threadIdx.x, i0 = tile_row(columns) * BM, j0 = tile_column(columns) * BN;
-    const int column_thread = t % COLUMN_THREADS;
-    const int row_thread = t / COLUMN_THREADS % ROW_THREADS;
-    const int slice = t / (COLUMN_THREADS * ROW_THREADS);
-
-    T a_next[A_TURNS], b_next[B_TURNS], sum[TM][TN] = {};
-
-    const auto fetch = [&](int k0) {
+        template <bool ALONG_K, int RUN> __device__ void put(int i, int k, const T (&values)[RUN])
+        {
+            T* at = strips[k][0].at + i;
+            if (ALONG_K) {
 #pragma unroll
-        for (int turn = 0; turn < A_TURNS; turn++) {
-            const int e = t + turn * THREADS;
-            const int i = i0 + stage_i<A_ALONG_K, BM>(e), k = k0 + stage_k<A_ALONG_K, BM>(e);
-            a_next[turn] = e < BM * BK && i < rows && k < depth ? a(i, k) : T(0);
-        }
-#pragma unroll
-        for (int turn = 0; turn < B_TURNS; turn++) {
-            const int e = t + turn * THREADS;
-            const int j = j0 + stage_i<B_ALONG_K, BN>(e), k = k0 + stage_k<B_ALONG_K, BN>(e);
-            b_next[turn] = e < BN * BK && j < columns && k < depth ? b(j, k) : T(0);
-        }
-    };
-    const auto deposit = [&](int buffer) {
-#pragma unroll
-        for (int turn = 0; turn < A_TURNS; turn++) {
-            const int e = t + turn * THREADS;
-            const int i = stage_i<A_ALONG_K, BM>(e), k = stage_k<A_ALONG_K, BM>(e);
-            if (e < BM * BK) element(a_stage[buffer], i, k) = a_next[turn];
-        }
-#pragma unroll
-        for (int turn = 0; turn < B_TURNS; turn++) {
-            const int e = t + turn * THREADS;
-            const int j = stage_i<B_ALONG_K, BN>(e), k = stage_k<B_ALONG_K, BN>(e);
-            if (e < BN * BK) element(b_stage[buffer], j, k) = b_next[turn];
-        }
-    };
-
-    fetch(0);
-    deposit(0);
-    __syncthreads();
-    for (int k0 = 0, buffer = 0; k0 < depth; k0 += BK) {
-        if (k0 + BK < depth) fetch(k0 + BK);
-        each_stage(a_stage[buffer]);
-#pragma unroll
-        for (int turn = 0; turn < BK / SLICES; turn++) {
-            T a_k[TM], b_k[TN];
-            read<ROW_THREADS, TM>(a_stage[buffer][turn * SLICES + slice], row_thread, a_k);
-            read<COLUMN_THREADS, TN>(b_stage[buffer][turn * SLICES + slice], column_thread, b_k);
-#pragma unroll
-            for (int p = 0; p < TM; p++) {
-#pragma unroll
-                for (int q = 0; q < TN; q++) sum[p][q] += a_k[p] * b_k[q];
+                for (int q = 0; q < RUN; q++) at[q * PITCH] = values[q];
+            } else {
+                write_run(at, values);
             }
         }
-#ifndef MUTANT_SINGLE_BUFFER
-        buffer ^= 1;
-#endif
-        if (k0 + BK < depth) deposit(buffer);
-#ifndef MUTANT_STAGE_WITHOUT_BARRIER
+    };
+    template <bool A_ALONG_K, bool B_ALONG_K> struct Shared {
+        Stage<BM, TM> a[2];
+        Stage<BN, TN> b[2];
+        T partial[SLICES][ROW_THREADS][BN];
+    };
+
+    // The ``tile``-th tile of C, by all threads of a block, in shared memory that nobody else uses
+    // meanwhile.
+    template <
+        int A_RUN, int B_RUN, bool A_ALONG_K, bool B_ALONG_K, class A, class B, class Each,
+        class Epilogue>
+    static __device__ void product(
+        Shared<A_ALONG_K, B_ALONG_K>& shared, int tile, int rows, int columns, int depth,
+        const A& a_line, const B& b_line, const Each& each_a, const Epilogue& epilogue)
+    {
+        const int i0 = tile_row<Tile>(tile, columns) * BM, t = threadIdx.x;
+        const int j0 = tile_column<Tile>(tile, columns) * BN;
+        const int column_thread = t % COLUMN_THREADS;
+        const int row_thread = t / COLUMN_THREADS % ROW_THREADS;
+        const int slice = t / (COLUMN_THREADS * ROW_THREADS);
+
+        Carried<A_ALONG_K, BM, BK, 8, A_RUN, THREADS> a;
+        Carried<B_ALONG_K, BN, BK, 8, B_RUN, THREADS> b;
+        T sum[TM][TN] = {};
+
+        const auto fetch = [&](int k0) {
+            a.fetch(a_line, i0, rows, k0, depth);
+            b.fetch(b_line, j0, columns, k0, depth);
+        };
+        const auto deposit = [&](int buffer) {
+            a.deposit([&](int i, int k, const T(&values)[A_RUN]) {
+#pragma unroll
+                for (int q = 0; q < A_RUN; q++) each_a(q, values[q]);
+                shared.a[buffer].template put<A_ALONG_K>(i, k, values);
+            });
+            b.deposit([&](int j, int k, const T(&values)[B_RUN]) {
+                shared.b[buffer].template put<B_ALONG_K>(j, k, values);
+            });
+        };
+
+        fetch(0);
+        deposit(0);
         __syncthreads();
+        for (int k0 = 0, buffer = 0; k0 < depth; k0 += BK) {
+            if (k0 + BK < depth) fetch(k0 + BK);
+#pragma unroll
+            for (int turn = 0; turn < BK / SLICES; turn++) {
+                const int k = turn * SLICES + slice;
+                T a_k[TM], b_k[TN];
+                read<ROW_THREADS, TM>(shared.a[buffer].strips[k], row_thread, a_k);
+                read<COLUMN_THREADS, TN>(shared.b[buffer].strips[k], column_thread, b_k);
+#pragma unroll
+                for (int p = 0; p < TM; p++) {
+#pragma unroll
+                    for (int q = 0; q < TN; q++) sum[p][q] += a_k[p] * b_k[q];
+                }
+            }
+#ifndef MUTANT_SINGLE_BUFFER
+            buffer ^= 1;
 #endif
-    }
+            if (k0 + BK < depth) deposit(buffer);
+#ifndef MUTANT_STAGE_WITHOUT_BARRIER
+            __syncthreads();
+#endif
+        }
 
 #pragma unroll
-    for (int p = 0; p < TM; p++) {
+        for (int p = 0; p < TM; p++) {
 #pragma unroll
-        for (int q = 0; q < TN; q++) {
-            partial[slice][row_thread][owned<COLUMN_THREADS, TN>(column_thread, q)] = sum[p][q];
-        }
+            for (int q = 0; q < TN; q++) {
+                const int j = owned<COLUMN_THREADS, TN>(column_thread, q);
+                shared.partial[slice][row_thread][j] = sum[p][q];
+            }
 #ifndef MUTANT_SLICES_WITHOUT_BARRIER
-        __syncthreads();
+            __syncthreads();
 #endif
-        for (int e = t; e < ROW_THREADS * BN; e += THREADS) {
-            const int i = i0 + owned<ROW_THREADS, TM>(e / BN, p), j = j0 + e % BN;
-            T c = partial[0][e / BN][e % BN];
+            for (int e = t; e < ROW_THREADS * BN; e += THREADS) {
+                const int i = i0 + owned<ROW_THREADS, TM>(e / BN, p), j = j0 + e % BN;
+                T c = shared.partial[0][e / BN][e % BN];
 #pragma unroll
-            for (int s = 1; s < SLICES; s++) c += partial[s][e / BN][e % BN];
+                for (int s = 1; s < SLICES; s++) c += shared.partial[s][e / BN][e % BN];
 #ifdef MUTANT_NO_GUARD_OF_COLUMNS
-            if (i < rows) epilogue(i, j, c);
+                if (i < rows) epilogue(i, j, c);
 #else
-            if (i < rows && j < columns) epilogue(i, j, c);
+                if (i < rows && j < columns) epilogue(i, j, c);
+#endif
+            }
+#ifndef MUTANT_PARTIAL_REUSED_WITHOUT_BARRIER
+            __syncthreads();
 #endif
         }
-#ifndef MUTANT_PARTIAL_REUSED_WITHOUT_BARRIER
-        __syncthreads();
-#endif
     }
-}
+};

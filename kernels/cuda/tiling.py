@@ -13,12 +13,21 @@ shape follows from the sizes alone, not from the GPU at hand, and so does the or
 | 8x16  | 2x2  | 32 | 8  | latency: mini-batches of ten, hidden layers of a hundred |
 | 4x8   | 2x2  | 8  | 32 | output layers of ten                                    |
 
-All have 256 threads. Where depth gives a slice less than two k there are fewer slices.
+On tensor cores a warp owns what is a thread's above, of at least 16x8 elements:
+
+| tile  | a warp | warps a slice | slices |
+|-------|--------|---|---|
+| 64x64 | 64x32  | 2 | 4 |
+| 32x32 | 32x16  | 2 | 4 |
+| 16x16 | 16x16  | 1 | 8 |
+
+All have 256 threads. Where depth gives a slice less than two k (on tensor cores less than half a
+step of theirs) there are fewer slices.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FILL = 100  # blocks that occupy a chip
 _LEAST_THREADS = 128
@@ -26,7 +35,8 @@ _LEAST_THREADS = 128
 
 @dataclass(frozen=True)
 class Tile:
-    """The constants of tile.cuh: elements a block and a thread, k a stage, groups of threads."""
+    """The constants of tile.cuh and tile_mma.cuh: elements a block and a thread (on tensor cores: a
+    warp), groups of threads, k a stage."""
 
     bm: int
     bn: int
@@ -34,17 +44,18 @@ class Tile:
     tn: int
     slices: int
     bk: int
+    precision: str = ""  # the name in mma.cuh of tensor cores' operands
 
     @property
     def threads(self) -> int:
-        return self.bm // self.tm * (self.bn // self.tn) * self.slices
+        owners = self.bm // self.tm * (self.bn // self.tn) * self.slices
+        return 32 * owners if self.precision else owners
 
     @property
-    def constants(self) -> dict[str, int]:
-        return {
-            "BM": self.bm, "BN": self.bn, "BK": self.bk,
-            "TM": self.tm, "TN": self.tn, "SLICES": self.slices,
-        }  # fmt: skip
+    def type(self) -> str:
+        """The type in CUDA C."""
+        shape = f"{self.bm}, {self.bn}, {self.bk}, {self.tm}, {self.tn}, {self.slices}"
+        return f"MmaTile<{self.precision}, {shape}>" if self.precision else f"Tile<{shape}>"
 
     def blocks(self, rows: int, columns: int) -> int:
         """Blocks for a product of that size, a tile each."""
@@ -59,19 +70,30 @@ _TILES = (
     Tile(8, 16, 2, 2, 8, 128),
     Tile(4, 8, 2, 2, 32, 256),
 )
+# BK is for tf32, and twice that for bf16: 42 KiB of shared memory a block or less.
+_MMA_TILES = (
+    Tile(64, 64, 64, 32, 4, 32),
+    Tile(32, 32, 32, 16, 4, 64),
+    Tile(16, 16, 16, 16, 8, 64),
+)
+_MMA = {"tf32": ("Tf32", 8), "bf16": ("Bf16", 16)}  # the name in mma.cuh, and k a step
+_BYTES = {"float64": 8, "float32": 4, "tf32": 4, "bf16": 2}  # of an operand in shared memory
 
 
-def choose_tile(rows: int, columns: int, depth: int, dtype: str) -> Tile:
+def choose_tile(
+    rows: int, columns: int, depth: int, arithmetic: str, least_threads: int = _LEAST_THREADS
+) -> Tile:
     """The tile for a (rows, columns) product of that depth."""
-    for tile in _TILES:
+    precision, step = _MMA.get(arithmetic, ("", 1))
+    for tile in _MMA_TILES if precision else _TILES:
         fits = tile.bm < 2 * rows and tile.bn < 2 * columns
         if fits and tile.blocks(rows, columns) >= FILL:
             break
-    slices = tile.slices
-    while 2 * slices > depth and tile.threads // tile.slices * slices > _LEAST_THREADS:
-        slices //= 2
-    most = tile.bk if dtype == "float32" else tile.bk // 2
-    step = max(8, slices)  # a stage is fetched by eights and shared out evenly
+    tile = replace(tile, precision=precision)
+    share = step // 2 if precision else 2
+    while share * tile.slices > depth and tile.threads > least_threads:
+        tile = replace(tile, slices=tile.slices // 2)
+    most = tile.bk * 4 // _BYTES[arithmetic]
+    least = max(8, step * tile.slices)  # a stage is fetched by eights and shared out evenly
     stages = -(-depth // most)
-    bk = min(most, -(-depth // (stages * step)) * step)
-    return Tile(tile.bm, tile.bn, tile.tm, tile.tn, slices, bk)
+    return replace(tile, bk=min(most, -(-depth // (stages * least)) * least))

@@ -108,7 +108,8 @@ def translated(text: str) -> str:
         lines = "\n" * found[0].count("\n")
         if found["dynamic"]:
             return f"{kind}* const {name} = static_cast<{kind}*>(gpu::dynamic_shared());{lines}"
-        return f"{kind} (&{name}){shape} = gpu::shared<{kind}{shape}>([] {{}});{lines}"
+        reference = f"(&{name})" if shape else f"&{name}"
+        return f"{kind} {reference}{shape} = gpu::shared<{kind}{shape}>([] {{}});{lines}"
 
     text = _DECLARATION.sub(declare, text)
     for found in re.finditer(r"^(?!\s*#).*\b__shared__\b.*$", text, re.MULTILINE):
@@ -173,7 +174,7 @@ def runtime(mode: str = MODE) -> ctypes.CDLL:
     library.gpu_launch.restype = ctypes.c_char_p
     library.gpu_launch.argtypes = [
         ctypes.POINTER(Kernel), ctypes.POINTER(ctypes.c_uint), ctypes.POINTER(ctypes.c_uint),
-        ctypes.c_size_t, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int,
+        ctypes.c_size_t, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int,
     ]  # fmt: skip
     return library
 

@@ -88,6 +88,13 @@ void mbarrier_init(void*, unsigned arrivals, Site);
 void mbarrier_arrive(void*, unsigned bytes, Site);
 void mbarrier_complete(void*, unsigned bytes, Site);
 void mbarrier_wait(void*, unsigned parity, Site);
+// Once the counter is no less than ``value``, on the circle of 32 bits.
+void wait_until(const unsigned* counter, unsigned value, Site);
+
+// Once all 32 lanes have come: six words of each, as an array of lanes. They stay until this lane
+// asks again.
+typedef uint32_t Fragments[32][6];
+const Fragments& exchange(const uint32_t (&words)[6], Site);
 
 void* dynamic_shared();
 void* static_shared(const void* key, size_t bytes, size_t alignment);
@@ -255,7 +262,59 @@ inline void send(uint4 v, void* to, unsigned long long* barrier, unsigned rank, 
   *static_cast<uint4*>(gpu::in_block(to, rank, {file, line})) = v;
   gpu::mbarrier_complete(gpu::in_block(barrier, rank, {file, line}), sizeof v, {file, line});
 }
+
+// A loop that reads a counter until others have raised it that far; it orders as an atomic does.
+inline void gpu_wait_until(const unsigned* counter, unsigned value, HERE) {
+  gpu::wait_until(counter, value, {file, line});
+}
+
+// Tensor cores, as the PTX ISA describes them under "Matrix fragments for mma.m16n8k8" (tf32) and
+// "... mma.m16n8k16 with floating point type" (bf16). Lane 4 g + t holds
+//   A  row r: g = r % 8, register r / 8, or that + 2 for the second half of the k's
+//   B  column c: g = c, register 0, or 1 for the second half of the k's
+//   tf32: k of a half is t;  bf16: k of a half is 2 t + (0 for the low 16 bits, 1 for the high ones)
+//   D  registers 0, 1: row g, columns 2 t and 2 t + 1; registers 2, 3: row g + 8
+// The products are exact and are added to D one after another in float.
+inline float gpu_operand(uint32_t word, int half, std::true_type) {  // bf16
+  return gpu::bits<float>(half ? word & 0xffff0000u : word << 16);
+}
+inline float gpu_operand(uint32_t word, int, std::false_type) {  // tf32: the low bits are ignored
+  return gpu::bits<float>(word & 0xffffe000u);
+}
+template <int PER_WORD>
+inline void gpu_mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                    gpu::Site site) {
+  constexpr std::bool_constant<PER_WORD == 2> pairs{};
+  const gpu::Fragments& of = gpu::exchange({a[0], a[1], a[2], a[3], b[0], b[1]}, site);
+  const int g = gpu_lane() / 4, t = gpu_lane() % 4;
+  for (int n = 0; n < 4; n++) {
+    const int c = 2 * t + n % 2;
+    for (int k = 0; k < 8 * PER_WORD; k++) {
+      const int half = k / (4 * PER_WORD), at = k % (4 * PER_WORD) / PER_WORD, low = k % PER_WORD;
+      const float a_k = gpu_operand(of[4 * g + at][n / 2 + 2 * half], low, pairs);
+      const float b_k = gpu_operand(of[4 * c + at][4 + half], low, pairs);
+      d[n] = float(double(a_k) * b_k + d[n]);
+    }
+  }
+}
+inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], HERE) {
+  gpu_mma<1>(d, a, b, {file, line});
+}
+inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], HERE) {
+  gpu_mma<2>(d, a, b, {file, line});
+}
 #undef HERE
+
+// cvt.rna.tf32.f32: to nearest, ties away from zero; NaN and infinity stay.
+inline unsigned cvt_rna_tf32(float x) {
+  const unsigned word = gpu::bits<unsigned>(x);
+  return isfinite(x) ? (word + 0x1000u) & 0xffffe000u : x != x ? 0x7fffe000u : word;
+}
+// cvt.rn.bf16.f32: to nearest, ties to even; NaN and infinity stay.
+inline unsigned short cvt_rn_bf16(float x) {
+  const unsigned word = gpu::bits<unsigned>(x);
+  return x != x ? 0x7fffu : (word + 0x7fffu + (word >> 16 & 1u)) >> 16;
+}
 
 // Atomics on integers: whatever the order, the result is one.
 #define CUDA_ATOMIC(name, expression)                                                  \

@@ -120,9 +120,11 @@ def _driver_version() -> int:
 def _properties(index: int) -> dict[str, Any]:
     Device(index)._check()
     major, minor = divmod(int(machine.compute_capability), 10)
-    return {"name": b"imagined GPU", "major": major, "minor": minor,
-            "totalGlobalMem": machine.memory, "multiProcessorCount": 132,
-            "sharedMemPerBlockOptin": (227 if major >= 9 else 163) << 10}  # fmt: skip
+    return {
+        "name": b"imagined GPU", "major": major, "minor": minor,
+        "totalGlobalMem": machine.memory, "multiProcessorCount": machine.multiprocessors,
+        "sharedMemPerBlockOptin": (227 if major >= 9 else 163) << 10,
+    }  # fmt: skip
 
 
 class MemoryPool:

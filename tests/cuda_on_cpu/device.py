@@ -51,6 +51,7 @@ class Machine:
     driver: int = 13000  # 0: no driver is installed
     compute_capability: str = "90"
     memory: int = 80 << 30
+    multiprocessors: int = 8  # few: then each has several tiles, and there are fewer fibers
     schedule: str = "greedy"  # of launch.SCHEDULES; "all" takes the next one each launch
     defines: tuple[str, ...] = ()  # added to every compilation: mutants
     collected: dict[str, str] | None = None  # text -> kernel; then nothing is compiled or launched
@@ -306,7 +307,10 @@ class Device:
     @property
     def attributes(self) -> dict[str, int]:
         self._check()
-        return {"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 227 << 10}
+        return {
+            "MultiProcessorCount": machine.multiprocessors,
+            "MaxSharedMemoryPerBlockOptin": 227 << 10,
+        }
 
 
 @dataclass

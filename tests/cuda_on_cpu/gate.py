@@ -9,6 +9,7 @@ result, and for mutants, which may do anything. ``results`` does it in this proc
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ import pytest
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from oracle import normwise
+from oracle import ROUNDED, normwise
 
 import gpubp
 from cuda_on_cpu.cupy_on_cpu import installed
@@ -41,8 +42,8 @@ from gpubp.plan import Plan
 class Case:
     """A network and how it is trained; ``tile`` forces one of tiling's tiles on all products.
 
-    ``cluster``: on the resident Stepper, in a cluster of so many blocks, of so many ``threads`` if
-    given; without, on graphs."""
+    ``stepper`` is what GPUBP_CUDA_STEPPER asks for; with ``cluster`` it is "resident", in a cluster
+    of so many blocks, of so many ``threads`` if given."""
 
     sizes: tuple[int, ...]
     activations: tuple[str, ...] = ("tanh", "sigmoid")
@@ -54,6 +55,9 @@ class Case:
     bytes: bool = True
     labels: bool = True
     tile: int | None = None
+    precision: str | None = None
+    stepper: str = "graph"
+    multiprocessors: int = 8
     cluster: int | None = None
     threads: int | None = None
 
@@ -65,10 +69,38 @@ _TILED = {
     )
     for tile, (sizes, dtype) in enumerate(
         [
-            ((70, 33, 67), "float32"), ((37, 33, 35), "float64"), ((70, 17, 5), "float32"),
+            ((72, 33, 68), "float32"), ((38, 33, 36), "float64"), ((70, 20, 5), "float32"),
             ((70, 9, 17), "float64"),
         ]
     )
+}  # fmt: skip
+_TENSOR_CORES = {
+    f"{precision}, tile {tile}": Case(
+        sizes, batch=20, rows=47, tile=tile, rule=UpdateRule(l2=0.03), precision=precision
+    )
+    for precision, tile, sizes in (
+        ("tf32", 0, (72, 33, 68)), ("bf16", 0, (68, 70, 7)), ("tf32", 1, (37, 36, 5)),
+        ("bf16", 2, (70, 20, 17)),
+    )
+}  # fmt: skip
+# Few multiprocessors, so that each block has several tiles of each kind, and several rows.
+_COOPERATIVE = {
+    "cooperative": Case(
+        (15, 17, 7), rule=UpdateRule(0.8, nesterov=True, l2=0.03, l1=0.01), multiprocessors=3,
+        stepper="cooperative",
+    ),
+    "cooperative, deep": Case(
+        (35, 17, 9, 20, 5), ("tanh", "gelu", "sigmoid", "sigmoid"), "cross_entropy", 11, 27,
+        "float64", UpdateRule(0.9), False, multiprocessors=4, stepper="cooperative",
+    ),
+    "cooperative, softmax": Case(
+        (12, 36, 40), ("relu", "softmax"), "log_likelihood", 20, 47, bytes=False,
+        multiprocessors=2, stepper="cooperative",
+    ),
+    "cooperative, one layer": Case(
+        (7, 3), ("sigmoid",), batch=4, rows=9, labels=False, multiprocessors=5,
+        stepper="cooperative",
+    ),
 }  # fmt: skip
 CASES = {
     "ragged": Case((15, 17, 7), rule=UpdateRule(0.8, nesterov=True, l2=0.03, l1=0.01)),
@@ -80,6 +112,8 @@ CASES = {
     "softmax": Case((12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 11),
     "one neuron": Case((1, 1), ("sigmoid",), batch=1, rows=3, labels=False),
     **_TILED,
+    **_TENSOR_CORES,
+    **_COOPERATIVE,
 }  # fmt: skip
 # On the resident Stepper: one block and clusters; deep, and without hidden layer; inputs that do
 # not share out evenly, fewer neurons than blocks, more than threads; the last rows missing. A block
@@ -110,22 +144,31 @@ RESIDENT = {
     "resident, one": Case((1, 1), ("sigmoid",), batch=1, rows=5, labels=False, cluster=1),
 }  # fmt: skip
 CASES |= RESIDENT
-# A sanitizer takes its time for each thread: what needs a hundred blocks is left to the others.
+# A sanitizer takes its time for each thread: what needs a hundred blocks is left to the others, and
+# of tensor cores one case stands for the rest, but under GPUBP_EVERYTHING=1.
 SANITIZED = [name for name in CASES if name != "many rows"]
+if os.environ.get("GPUBP_EVERYTHING") != "1":
+    SANITIZED = [n for n in SANITIZED if n not in _TENSOR_CORES or n == "bf16, tile 0"]
 # The measuring cases: too large for a sanitizer.
 REAL = {
     "S": Case((784, 30, 10), ("sigmoid", "sigmoid"), batch=10, rows=25),
     "M": Case((784, 128, 10), ("sigmoid", "sigmoid"), batch=128, rows=150),
     "S resident": Case((784, 30, 10), ("sigmoid", "sigmoid"), batch=10, rows=45, cluster=8),
     "S one block": Case((784, 30, 10), ("sigmoid", "sigmoid"), batch=10, rows=45, cluster=1),
-}
+    "M, cooperative": Case(
+        (784, 128, 10), ("sigmoid", "sigmoid"), batch=128, rows=150, stepper="cooperative",
+        multiprocessors=44,
+    ),
+}  # fmt: skip
 
 
-def mutants(file: str = "") -> list[str]:
-    """The names that the kernels' texts ask about: each takes something out that they need."""
+def mutants() -> dict[str, str]:
+    """The names that the kernels' texts ask about, each taking something out that they need, and
+    the file that asks."""
     folder = files("gpubp.kernels") / "cuda"  # found without importing it, which needs CuPy
-    texts = [p.read_text() for p in folder.iterdir() if p.name.endswith(file or (".cu", ".cuh"))]
-    return sorted({name for text in texts for name in re.findall(r"\bMUTANT_\w+", text)})
+    texts = {p.name: p.read_text() for p in folder.iterdir() if p.name.endswith((".cu", ".cuh"))}
+    found = {n: file for file, text in texts.items() for n in re.findall(r"\bMUTANT_\w+", text)}
+    return dict(sorted(found.items()))
 
 
 def results(
@@ -153,7 +196,12 @@ def results(
         parameters.velocity = xp.zeros_like(parameters.flat)
     activations = tuple(ACTIVATIONS[name] for name in case.activations)
     cost = COSTS[case.cost]
-    plan = Plan(sizes, activations, cost, case.batch, dtype, case.rule)
+    precision = case.precision
+    if precision is not None and backend.xp is np:  # the twin: plain expressions, rounded operands
+        rounded = parameters.flat.view(ROUNDED[precision])
+        parameters.__setstate__((sizes, rounded, parameters.velocity))
+        precision = None
+    plan = Plan(sizes, activations, cost, case.batch, dtype, case.rule, precision)
     x, y = backend.asarray(x), backend.asarray(y)
     stepper = backend.kernels.Stepper(plan, parameters, x, y)
     orders = [rng.integers(0, n, case.rows) for _ in range(runs)]
@@ -171,32 +219,35 @@ def results(
         total, right = backend.kernels.score(parameters, activations, cost, x, y)
     else:
         net = gpubp.Network(sizes, activation=activations, cost=cost, backend=backend, dtype=dtype)
-        net.parameters.flat[...] = parameters.flat
+        net.parameters.flat[...] = parameters.flat.view(np.ndarray)
         found = net.evaluate(x, y)
         total, right = found.cost * n, round((found.accuracy or 0) * n)
-    arrays = {name: backend.asnumpy(array) for name, array in named.items()}
+    arrays = {name: np.array(backend.asnumpy(array)) for name, array in named.items()}
     classes = case.labels and sizes[-1] > 1
     return arrays | {"costs": np.array([*costs, total])} | ({"right": right} if classes else {})
 
 
 @contextmanager
 def forced(case: Case) -> Iterator[None]:
-    """The case's tile, Stepper and cluster, whatever the rules would choose."""
+    """The case's tile, way to train and cluster, whatever the rules would choose."""
     from gpubp.kernels.cuda import capacity, tiling
 
     with pytest.MonkeyPatch.context() as patch:
         if case.tile is not None:
-            patch.setattr(tiling, "_TILES", (tiling._TILES[case.tile],))
+            name = "_MMA_TILES" if case.precision else "_TILES"
+            patch.setattr(tiling, name, (getattr(tiling, name)[case.tile],))
         if case.cluster is not None:
             patch.setattr(capacity, "CLUSTERS", (case.cluster,))
         if case.threads is not None:
             patch.setattr(capacity, "_THREADS", (case.threads,))
-        patch.setenv("GPUBP_CUDA_STEPPER", "graph" if case.cluster is None else "resident")
+        stepper = case.stepper if case.cluster is None else "resident"
+        patch.setenv("GPUBP_CUDA_STEPPER", stepper)
         yield
 
 
 def on_cuda(case: Case, seed: int = 5, runs: int = 2, **settings: Any) -> Any:
     """``results`` of the CUDA kernels, on a machine of these settings."""
+    settings = {"multiprocessors": case.multiprocessors} | settings
     with installed(), imagined(**settings), forced(case):
         return results(case, gpubp.get_backend("cuda"), seed=seed, runs=runs)
 
@@ -204,7 +255,8 @@ def on_cuda(case: Case, seed: int = 5, runs: int = 2, **settings: Any) -> Any:
 def right(case: Case, found: Any) -> bool:
     """Whether these numbers agree with the reference to far more digits than a bug would leave."""
     truth = results(case, gpubp.get_backend("reference"), "float64")
-    bound = 1e-12 if case.dtype == "float64" else 1e-5
+    # An operand close to the middle between two numbers of few bits may be rounded either way.
+    bound = 1e-12 if case.dtype == "float64" else 1e-4 if case.precision else 1e-5
     return all(normwise(found[name], truth[name]) <= bound for name in truth)
 
 

@@ -78,6 +78,19 @@ RACES = {
             for (int i = 0; i < gridDim.x; i++) out[32 + i] = out[i];
           }
         }""",
+    "a counter waited for, but not for all arrivals": """
+        for (int i = 0; t == 0 && i < 2; i++) {
+          out[8 * i + b] = x[b];
+          __threadfence();
+          atomicAdd(flags, 1u);
+          #ifdef CURED
+          gpu_wait_until(flags, (i + 1) * gridDim.x);
+          #else
+          gpu_wait_until(flags, i * gridDim.x + 1);
+          #endif
+          __threadfence();
+          out[32 + 8 * i + b] = out[8 * i + (b + 1) % gridDim.x];
+        }""",
 }
 _EXCHANGE = """
         __shared__ __align__(16) float s[2][64];
@@ -221,7 +234,9 @@ STUCK |= {
         #endif
         cluster_sync();""",
 }
-SEVERAL_BLOCKS = [name for name in RACES if "flag" in name or "two blocks" in name]
+SEVERAL_BLOCKS = [
+    name for name in RACES if "flag" in name or "two blocks" in name or "counter" in name
+]
 ALL = RACES | BOUNDS | STUCK
 ON_CLUSTERS = [name for name in ALL if "cluster_sync" in ALL[name]]
 

@@ -50,6 +50,7 @@ class RawModule:
             elif not option.startswith(_KNOWN_OPTIONS):
                 raise ValueError(f"option {option!r} is not one that is known here")
         self.code, self.options, self._defines = code, tuple(options), tuple(defines)
+        self._cooperative = enable_cooperative_groups
         self._kernels: dict[str, build.Kernel] | None = None
 
     def compile(self, log_stream: Any = None) -> None:
@@ -66,14 +67,14 @@ class RawModule:
         assert self._kernels is not None
         if name not in self._kernels:
             raise CUDARuntimeError("CUDA_ERROR_NOT_FOUND", 500, f"named symbol not found: {name}")
-        return Function(name, self._kernels[name])
+        return Function(name, self._kernels[name], self._cooperative)
 
 
 class Function:
     """A kernel: ``function(grid, block, args, shared_mem=, stream=)``."""
 
-    def __init__(self, name: str, kernel: build.Kernel) -> None:
-        self.name, self._kernel = name, kernel
+    def __init__(self, name: str, kernel: build.Kernel, cooperative: bool) -> None:
+        self.name, self._kernel, self._cooperative = name, kernel, cooperative
         self.max_dynamic_shared_size_bytes = 48 << 10
         self.attributes = {"max_threads_per_block": kernel.most_threads}
 
@@ -104,6 +105,12 @@ class Function:
                 self._invalid(f"{name}={tuple(dims)}")
             found.append(dims)
         threads, most = int(np.prod(found[1])), self._kernel.most_threads
+        if self._cooperative and int(np.prod(found[0])) > machine.multiprocessors:
+            raise KernelError(
+                f"{self.name}: {found[0]} blocks of a cooperative launch on "
+                f"{machine.multiprocessors} multiprocessors: where they do not fit, CuPy launches "
+                "fewer without a word"
+            )
         if threads > most:
             self._invalid(f"{threads} threads a block, at most {most}")
         cluster = self._kernel.cluster
@@ -166,7 +173,7 @@ class Function:
         pointers = (ctypes.c_void_p * max(1, len(buffers)))(*map(ctypes.addressof, buffers))
         error = build.runtime().gpu_launch(
             ctypes.byref(self._kernel), (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block),
-            shared_mem, pointers, SCHEDULES.index(schedule),
+            shared_mem, pointers, SCHEDULES.index(schedule), self._cooperative,
         )  # fmt: skip
         if error:
             raise KernelError(f"{error.decode()} (schedule {schedule})")

@@ -6,11 +6,11 @@
 //
 //   0 forward, 1 reverse     all resident threads in turn, block by block and thread by thread
 //   2, 3 block-greedy        a block runs until all its threads have returned or wait for another
-//                            block's: from the first block up, from the last one down
+//                            block: from the first block up, from the last one down
 //   4, 5 shuffled            all resident threads, in an order drawn anew for each turn (two seeds)
 //
-// Resident are blocks of at most RESIDENT threads together, as many as a GPU holds at a time, and
-// all blocks of a cluster.
+// Resident are blocks of at most RESIDENT threads together, as many as a GPU holds at a time; one
+// at a time where a schedule is greedy, all blocks of a cluster and of a cooperative launch.
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -153,6 +153,7 @@ struct Collective {  // the lanes of one mask
   Barrier barrier;
   struct Half {
     uint64_t slot[32];
+    Fragments fragments;
     unsigned present;
   } halves[2];
 };
@@ -189,6 +190,8 @@ struct Fiber {
   unsigned index = 0;  // of the thread within its block
   bool started = false, done = false;
   Barrier* waits = nullptr;
+  const unsigned* counter = nullptr;  // or waits until this is ``until``
+  unsigned until = 0;
   uint64_t phase = 0;
   Mbarrier* expects = nullptr;
   unsigned parity = 0;
@@ -343,6 +346,20 @@ Mbarrier& mbarrier(void* p, Site site) {
     fail(name(*running) + " at " + name(site) + " uses an mbarrier that is not initialised");
   return *found;
 }
+#if defined(MODE_THREAD)
+// Who waits until a counter has a value comes behind those that raised it so far, not behind who
+// has raised it further meanwhile: that is the schedule's chance. So each of the last values has a
+// place of its own.
+constexpr unsigned ARRIVALS = 64;
+
+char* arrival(const void* counter, unsigned value) {
+  static std::vector<std::pair<const void*, std::unique_ptr<char[]>>> places;
+  for (auto& [known, memory] : places)
+    if (known == counter) return &memory[value % ARRIVALS];
+  places.emplace_back(counter, new char[ARRIVALS]);
+  return &places.back().second[value % ARRIVALS];
+}
+#endif
 
 // To ThreadSanitizer an allocation is a write by whoever makes it: the runtime's own are hidden.
 struct Unwatched {
@@ -424,11 +441,17 @@ void end(Block& block) {
   block = Block();
 }
 
+// Whether others have still to raise the counter that this thread waits for.
+bool before(const Fiber& f) {
+  return int(__atomic_load_n(f.counter, __ATOMIC_RELAXED) - f.until) < 0;
+}
+
 // One turn of one thread, if it can take it.
 bool step(Fiber& f) {
-  if (f.done || (f.waits && f.waits->phase == f.phase)) return false;
+  if (f.done || (f.waits && f.waits->phase == f.phase) || (f.counter && before(f))) return false;
   if (f.expects && (f.expects->phase & 1) == f.parity) return false;
   f.waits = nullptr;
+  f.counter = nullptr;
   f.expects = nullptr;
   enter(f);
   if (memcmp(f.memory.memory, &CANARY, sizeof CANARY))
@@ -466,6 +489,19 @@ int sync_threads_count(bool predicate, Site site) {
 }
 
 void sync_warp(unsigned mask, Site site) { wait(collective(mask, site).barrier, site, true); }
+
+void wait_until(const unsigned* counter, unsigned value, Site site) {
+  Fiber& f = *running;
+  f.counter = counter;
+  f.until = value;
+  f.site = site;
+  if (before(f)) leave();
+  f.counter = nullptr;
+#if defined(MODE_THREAD)
+  f.atomics.erase(std::remove(f.atomics.begin(), f.atomics.end(), counter), f.atomics.end());
+  for (unsigned i = 0; i < ARRIVALS / 2; i++) after_atomic(arrival(counter, value - i));
+#endif
+}
 
 uint64_t shuffle(unsigned mask, uint64_t bits, unsigned source, Site site) {
   // Odd and even phases have slots of their own: a lane that is ahead by one spares what the
@@ -540,6 +576,16 @@ void mbarrier_wait(void* p, unsigned parity, Site site) {
 #endif
 }
 
+const Fragments& exchange(const uint32_t (&words)[6], Site site) {
+  if (warp().live != ~0u)
+    report(name(*running) + " at " + name(site) + ": mma.sync needs a whole warp");
+  Collective& c = collective(~0u, site);
+  Collective::Half& half = c.halves[c.barrier.phase & 1];
+  memcpy(half.fragments[running->index % 32], words, sizeof words);
+  wait(c.barrier, site, false);
+  return half.fragments;
+}
+
 void* dynamic_shared() { return running->block->dynamic; }
 
 void* static_shared(const void* key, size_t bytes, size_t alignment) {
@@ -558,7 +604,10 @@ void* static_shared(const void* key, size_t bytes, size_t alignment) {
 #if defined(MODE_THREAD)
 // A fence before an atomic releases, a fence after one acquires what others released there.
 void before_atomic(void* p) {
-  if (running->fenced) __tsan_release(p);
+  if (!running->fenced) return;
+  __tsan_release(p);
+  if (reinterpret_cast<uintptr_t>(p) % 4 == 0)
+    __tsan_release(arrival(p, __atomic_load_n(static_cast<unsigned*>(p), __ATOMIC_RELAXED) + 1));
 }
 void after_atomic(void* p) {
   std::vector<void*>& touched = running->atomics;
@@ -574,7 +623,8 @@ void fence() {
 // Runs every thread of the grid; what went wrong, or an empty string. The caller keeps the bounds:
 // 1 to 1024 threads a block.
 extern "C" const char* gpu_launch(const Kernel* kernel, const unsigned* grid, const unsigned* size,
-                                  size_t dynamic_bytes, void** arguments, int schedule) {
+                                  size_t dynamic_bytes, void** arguments, int schedule,
+                                  int cooperative) {
   static std::string answer;
   Launch now{kernel, arguments, {grid[0], grid[1], grid[2]}, {size[0], size[1], size[2]},
              dynamic_bytes};
@@ -592,7 +642,8 @@ extern "C" const char* gpu_launch(const Kernel* kernel, const unsigned* grid, co
   __tsan_release(&now.begin);
 #endif
 
-  const unsigned together = cluster * (greedy ? 1 : std::max(1u, RESIDENT / threads / cluster));
+  const unsigned fitting = greedy ? 1 : std::max(1u, RESIDENT / threads / cluster);
+  const unsigned together = cooperative ? blocks : cluster * fitting;
   std::vector<Block> resident(std::min(together, blocks));
   std::vector<Cluster> clusters(resident.size() / cluster);
   std::vector<Fiber*> turn;
@@ -634,6 +685,11 @@ extern "C" const char* gpu_launch(const Kernel* kernel, const unsigned* grid, co
           report("deadlock: " + name(f) + " waits at " + name(f.site) + " for " +
                  std::to_string(f.waits->live - f.waits->arrived) + " of " +
                  std::to_string(f.waits->live) + " threads, which wait elsewhere");
+          now.abandoned = true;
+        } else if (!f.done && f.counter) {
+          report("deadlock: " + name(f) + " waits at " + name(f.site) + " for a counter at " +
+                 std::to_string(*f.counter) + " to reach " + std::to_string(f.until) +
+                 ", and nobody raises it");
           now.abandoned = true;
         }
     for (unsigned k = 0; k < n; k++) end(resident[k]);

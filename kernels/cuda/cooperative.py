@@ -1,0 +1,100 @@
+"""Training in one launch, by all multiprocessors together: see ``cooperative.cu``."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+from gpubp.activation import Activation
+from gpubp.kernels.cuda.feed import Resident, Streamed
+from gpubp.kernels.cuda.launch import BLOCK, Kernel, run_length
+from gpubp.kernels.cuda.layers import all_formulas, input_type, target_type
+from gpubp.kernels.cuda.memory import allocating
+from gpubp.kernels.cuda.source import compiled, source
+from gpubp.kernels.cuda.tiling import choose_tile
+from gpubp.parameters import Parameters
+from gpubp.plan import Plan
+
+LAUNCH_STEPS = 1024  # mini-batches a launch: some 10 ms, after which Ctrl-C is looked for
+MOST_HEAD = 1 << 21  # products a mini-batch in all layers but the first
+MOST_FIRST = 1 << 26  # products a mini-batch in the first layer
+
+
+def why_not_cooperative(plan: Plan) -> str | None:
+    """Why launches of one kernel each are better for this plan, or None.
+
+    The rule from sizes alone: the first layer is small enough for launches to count (2^26 products
+    are 5 us at 80% of an H200's float32, beside 2 us a launch), and all others are so small that a
+    block takes rows through them faster than a barrier of the grid (2^21 products are 17,000 a
+    block of 128, 66 a thread). Not measured yet.
+    """
+    n_in, first, *_ = plan.sizes
+    head = sum(k * n for k, n in pairwise(plan.sizes[1:]))
+    if plan.precision is not None:
+        return f"products in {plan.precision} are launches of their own"
+    if plan.batch_size * n_in * first > MOST_FIRST:
+        return f"its first layer has more than {MOST_FIRST:,} products a mini-batch"
+    if plan.batch_size * head > MOST_HEAD:
+        return f"its layers after the first have more than {MOST_HEAD:,} products a mini-batch"
+    return None
+
+
+class Cooperative:
+    """A way to train: ``begin`` a piece, ``train`` on what the feed has loaded, read ``costs``."""
+
+    def __init__(
+        self, plan: Plan, parameters: Parameters, feed: Resident | Streamed, stream: Any
+    ) -> None:
+        sizes, dtype, m, rule = plan.sizes, plan.dtype, plan.batch_size, plan.rule
+        self.parameters, self._feed, self._m = parameters, feed, m
+        pairs = list(pairwise(sizes))
+        with allocating(
+            f"the layers of a mini-batch of {m}", 3 * m * sum(sizes[1:]) * np.dtype(dtype).itemsize,
+            "train with a smaller batch_size",
+        ):  # fmt: skip
+            self._layers = [cp.empty(m * sum(sizes[1:]), dtype) for _ in range(3)]
+        (n_in, n), head = pairs[0], pairs[1:] or pairs
+        tiles = {
+            "TILE_FORWARD": choose_tile(m, n, n_in, dtype, BLOCK),
+            "TILE_FIRST": choose_tile(n, n_in, m, dtype, BLOCK),
+            "TILE_HEAD": choose_tile(*max(head, key=np.prod)[::-1], m, dtype, BLOCK),
+        }
+        text = source(
+            "cooperative", dtype, all_formulas(plan),
+            SIZES=", ".join(map(str, sizes)), LAYERS=len(pairs), M=m, BLOCK=BLOCK, Input=input_type(feed.x), X_RUN=run_length(feed.x, dtype),
+            SOFTMAX=int(not isinstance(plan.activations[-1], Activation)),
+            Target=target_type(feed.y), PENALTY=int(rule.penalised),
+            MOMENTUM=int(rule.momentum != 0), NESTEROV=int(rule.nesterov),
+            **{name: tile.type for name, tile in tiles.items()},
+        )  # fmt: skip
+        self._kernel = Kernel(compiled(text, "cooperative", cooperative=True), BLOCK)
+        # A block a multiprocessor at most, and none that would have nothing to do.
+        updates = tiles["TILE_FIRST"].blocks(n, n_in) + sum(
+            tiles["TILE_HEAD"].blocks(n, k) for k, n in pairs[1:]
+        )
+        work = max(tiles["TILE_FORWARD"].blocks(m, n), m, updates)
+        self._blocks = min(cp.cuda.Device().attributes["MultiProcessorCount"], work)
+        self.costs = cp.zeros(self._blocks, np.float64)
+        self._arrived = cp.zeros(1, np.uint32)
+        self._scalar = np.dtype(dtype).type
+        self._rule = [self._scalar(r) for r in (rule.momentum, rule.l2, rule.l1)]
+
+    def begin(self, learning_rate: float) -> None:
+        """A piece with this learning rate; its costs start from zero."""
+        self.costs.fill(0)
+        self._eta = self._scalar(learning_rate)
+
+    def train(self, examples: int) -> None:
+        """Enqueue the mini-batches of the examples that the feed has loaded."""
+        flat, velocity = self.parameters.flat, self.parameters.velocity
+        for first in range(0, examples, LAUNCH_STEPS * self._m):
+            self._arrived.fill(0)
+            self._kernel(
+                self._blocks, self._feed.x, self._feed.y, self._feed.order, np.int64(first),
+                min(LAUNCH_STEPS * self._m, examples - first), flat,
+                flat if velocity is None else velocity,  # without momentum nothing reads it
+                *self._layers, self._eta, *self._rule, self.costs, self._arrived,
+            )  # fmt: skip

@@ -1,8 +1,9 @@
 """The contract in CUDA C through CuPy, for float32 and float64; see :mod:`gpubp.kernels`.
 
 A kernel is a ``.cu`` file that reads as an essay: its equation, its plain twin, its launch and why
-it has that shape. ``source`` makes them kernels, ``tiling`` cuts products into tiles, ``minibatch``
-strings them together, ``stepper`` makes graphs of them.
+it has that shape. ``source`` makes them kernels, ``tiling`` cuts products into tiles. ``stepper``
+chooses between two ways to train: ``minibatch`` strings launches together and ``graphs`` replays
+them, ``cooperative`` does it all in one launch.
 """
 
 from gpubp.kernels.cuda.evaluation import score

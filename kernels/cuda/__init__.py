@@ -1,9 +1,10 @@
 """The contract in CUDA C through CuPy, for float32 and float64; see :mod:`gpubp.kernels`.
 
 A kernel is a ``.cu`` file that reads as an essay: its equation, its plain twin, its launch and why
-it has that shape. ``source`` makes them kernels, ``tiling`` cuts products into tiles, ``minibatch``
-strings them together, ``graph`` makes graphs of them; ``resident`` trains a small network in one
-launch, where ``capacity`` finds that it fits; ``stepper`` chooses.
+it has that shape. ``source`` makes them kernels, ``tiling`` cuts products into tiles. ``stepper``
+chooses between three ways to train: ``minibatch`` strings launches together and ``graphs`` replays
+them; ``cooperative`` does it all in one launch of the whole chip; ``resident`` trains a small
+network, or many, with the weights in shared memory, where ``capacity`` finds that they fit.
 """
 
 from gpubp.kernels.cuda.evaluation import score

@@ -8,12 +8,12 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from gpubp.activation import Activation
+from gpubp.activation import Softmax
 from gpubp.kernels.cuda.feed import Resident, Streamed
 from gpubp.kernels.cuda.launch import BLOCK, Kernel, run_length
 from gpubp.kernels.cuda.layers import all_formulas, input_type, target_type
 from gpubp.kernels.cuda.memory import allocating
-from gpubp.kernels.cuda.source import compiled, source
+from gpubp.kernels.cuda.source import compiled, rule_constants, source
 from gpubp.kernels.cuda.tiling import choose_tile
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
@@ -64,10 +64,9 @@ class Cooperative:
         }
         text = source(
             "cooperative", dtype, all_formulas(plan),
-            SIZES=", ".join(map(str, sizes)), LAYERS=len(pairs), M=m, BLOCK=BLOCK, Input=input_type(feed.x), X_RUN=run_length(feed.x, dtype),
-            SOFTMAX=int(not isinstance(plan.activations[-1], Activation)),
-            Target=target_type(feed.y), PENALTY=int(rule.penalised),
-            MOMENTUM=int(rule.momentum != 0), NESTEROV=int(rule.nesterov),
+            SIZES=", ".join(map(str, sizes)), LAYERS=len(pairs), M=m, BLOCK=BLOCK,
+            Input=input_type(feed.x), X_RUN=run_length(feed.x, dtype), Target=target_type(feed.y),
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **rule_constants(rule),
             **{name: tile.type for name, tile in tiles.items()},
         )  # fmt: skip
         self._kernel = Kernel(compiled(text, "cooperative", cooperative=True), BLOCK)

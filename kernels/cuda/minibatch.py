@@ -17,6 +17,7 @@ from gpubp.kernels.cuda.feed import Resident, Streamed
 from gpubp.kernels.cuda.launch import load_kernel, load_product, run_length
 from gpubp.kernels.cuda.layers import Layers, input_type, load_output_kernel, row_blocks
 from gpubp.kernels.cuda.memory import allocating
+from gpubp.kernels.cuda.source import rule_constants
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -65,8 +66,7 @@ class MiniBatch:
         self._update = [
             load_product(
                 "outer_sum", arithmetic, {}, (n, k, m),
-                GATHER=int(l == 0), UPDATE=1, PENALTY=int(rule.penalised),
-                MOMENTUM=int(rule.momentum != 0), NESTEROV=int(rule.nesterov),
+                GATHER=int(l == 0), UPDATE=1, **rule_constants(rule),
                 Input=input_type(feed.x) if l == 0 else "T", N=n, K=k,
                 DELTA_RUN=run_length(self.delta[l], dtype),
                 X_RUN=run_length(self.layers.a[l - 1] if l else feed.x, dtype),

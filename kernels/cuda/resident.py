@@ -19,7 +19,7 @@ from gpubp.kernels.cuda.capacity import Data, Device, Shape, choose_shape
 from gpubp.kernels.cuda.feed import Resident, Streamed
 from gpubp.kernels.cuda.launch import Kernel
 from gpubp.kernels.cuda.layers import all_formulas, input_type, target_type
-from gpubp.kernels.cuda.source import compiled, source
+from gpubp.kernels.cuda.source import compiled, rule_constants, source
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -61,7 +61,7 @@ class Family:
             J_THREADS=shape.j_threads, GROUPS=shape.groups, SLICE=shape.slice, FETCH=shape.fetch,
             SHARED_BYTES=shape.shared_bytes, Input=input_type(x), Target=target_type(y),
             Y_WIDTH=1 if y.ndim == 1 else y.shape[1],
-            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **_kind(plan),
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **rule_constants(plan.rule),
         )  # fmt: skip
         self._kernel = Kernel(compiled(text, "resident"), shape.threads, shape.shared_bytes)
         pointer, number = np.uint64, np.dtype(plan.dtype)
@@ -85,7 +85,7 @@ class Family:
         table = np.zeros(len(members), self._row)
         for i, member in enumerate(members):
             plan, flat, velocity = member.plan, member.parameters.flat, member.parameters.velocity
-            if _kind(plan) != _kind(self.plan):
+            if rule_constants(plan.rule) != rule_constants(self.plan.rule):
                 raise ValueError(f"network {i} has {plan.rule} in a family with {self.plan.rule}")
             if replace(plan, rule=self.plan.rule) != self.plan:
                 raise ValueError(f"network {i} is {plan} in a family of {self.plan}")
@@ -102,16 +102,6 @@ class Family:
         for begin in range(0, most, self._examples):
             end = min(begin + self._examples, most)
             self._kernel(blocks, there, x, y, np.int64(begin), np.int64(end))
-
-
-def _kind(plan: Plan) -> dict[str, int]:
-    """What of the update rule is compiled into the kernel."""
-    rule = plan.rule
-    return {
-        "MOMENTUM": int(rule.momentum != 0),
-        "NESTEROV": int(rule.nesterov),
-        "PENALTY": int(rule.penalised),
-    }
 
 
 class OnChip:

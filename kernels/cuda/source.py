@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from gpubp.expression import Expression
+from gpubp.optimiser import UpdateRule
 
 # The arithmetic of a kernel -> the type of its numbers. In "tf32" and "bf16" the operands of
 # products are rounded to that on their way to the tensor cores, and all else is float32.
@@ -50,6 +51,15 @@ def source(
         return re.sub(r'#include "(.+)"', text, file)
 
     return "\n".join(lines) + "\n" + whole(_file(f"{stem}.cu"))
+
+
+def rule_constants(rule: UpdateRule) -> dict[str, int]:
+    """What of the update rule is compiled into a kernel; its numbers are not."""
+    return {
+        "MOMENTUM": int(rule.momentum != 0),
+        "NESTEROV": int(rule.nesterov),
+        "PENALTY": int(rule.penalised),
+    }
 
 
 def _function(name: str, formula: Expression) -> str:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "capacity.md")
 _ELSEWHERE = os.environ.get("GPUBP_RESULTS")
 RESULTS = Path(_ELSEWHERE) if _ELSEWHERE else ROOT / "bench" / "results.csv"
 
@@ -307,8 +307,32 @@ def gpu_table() -> str:
     return "\n".join([*lines, "", f"float32. Data: {', '.join(data)}. {_where(rows)}"])
 
 
+def capacity_table() -> str:
+    """How networks are trained on a GPU: the way, what it takes, predicted and measured times."""
+    measured = {
+        (row["case"], row["subject"]): row["median"] for row in newest("gpu") if row["unit"] == "us"
+    }
+    lines = [
+        "| network | way | blocks | shared memory of a block | registers of a thread "
+        "| predicted us a step | measured |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = newest("capacity")
+    for row in rows:
+        blocks, shared, registers = row["note"].split("; ")
+        case, _, precision = row["case"].partition(", ")
+        subject = f"gpubp cuda, {precision}" if precision in ("tf32", "bf16") else "gpubp cuda"
+        us = measured.get((case if subject != "gpubp cuda" else row["case"], subject), "")
+        lines.append(
+            f"| {row['case']} | {row['subject']} | {blocks} | {int(shared):,} | {registers} "
+            f"| {_three_digits(float(row['median']))} | {us and _three_digits(float(us))} |"
+        )
+    return "\n".join([*lines, "", _where(rows)])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy_table,
+    "capacity": capacity_table,
     "epoch": epoch_table,
     "fleet": fleet_table,
     "gpu": gpu_table,

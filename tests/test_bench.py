@@ -43,6 +43,8 @@ def fake_rows(record: ModuleType) -> list[object]:
         row("fleet", "64 x S", "Fleet", "epoch", "s", 2, 1.9, 2.2, 5, "2 threads at hand; MNIST"),
         row("fleet", "64 x S", "one after another", "epoch", "s", 3, 2.9, 3.2, 5,
             "2 threads at hand; MNIST"),
+        row("capacity", "S", "resident", "predicted step", "us", 1.5, 1.5, 1.5, 1,
+            "8 x 9; 51344; 9"),
         row("accuracy", "a net", "gpubp cpu", "best", "%", 95.5, 95.25, 95.75, 3, "95%; 1, 2, 3"),
         row("kernels", "outer", "gpubp cpu, 1 thread", "rate", "GFLOP/s", 75, 70, 80, 5, "1.0 x"),
         row("kernels", "outer", "ceiling, 1 thread", "rate", "GFLOP/s", 150, 140, 160, 5, "1.0 x"),
@@ -72,6 +74,7 @@ def test_tables_are_made_of_the_rows(record: ModuleType, tmp_path: Path) -> None
     assert text.index("| quick | 2.25 |") < text.index("| slow | 20.50 |")
     assert "95.75%" in text
     assert "| PyTorch eager | 300 (30.0x) |" in text
+    assert "| S | resident | 8 x 9 | 51,344 | 9 | 1.5 | 10 |" in text
     assert "| Fleet | 2.00 (1.90 to 2.20) |" in text
     assert "| one after another | 3.00 (2.90 to 3.20), 1.50x |" in text
     assert "commit 0123abc" in text

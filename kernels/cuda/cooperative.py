@@ -66,7 +66,7 @@ class Cooperative:
             "cooperative", dtype, all_formulas(plan),
             SIZES=", ".join(map(str, sizes)), LAYERS=len(pairs), M=m, BLOCK=BLOCK,
             Input=input_type(feed.x), X_RUN=run_length(feed.x, dtype), Target=target_type(feed.y),
-            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **rule_constants(rule),
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **rule_constants(plan),
             **{name: tile.type for name, tile in tiles.items()},
         )  # fmt: skip
         self._kernel = Kernel(compiled(text, "cooperative", cooperative=True), BLOCK)

@@ -66,7 +66,7 @@ class MiniBatch:
         self._update = [
             load_product(
                 "outer_sum", arithmetic, {}, (n, k, m),
-                GATHER=int(l == 0), UPDATE=1, **rule_constants(rule),
+                GATHER=int(l == 0), UPDATE=1, **rule_constants(plan),
                 Input=input_type(feed.x) if l == 0 else "T", N=n, K=k,
                 DELTA_RUN=run_length(self.delta[l], dtype),
                 X_RUN=run_length(self.layers.a[l - 1] if l else feed.x, dtype),

@@ -61,7 +61,7 @@ class Family:
             J_THREADS=shape.j_threads, GROUPS=shape.groups, SLICE=shape.slice, FETCH=shape.fetch,
             SHARED_BYTES=shape.shared_bytes, Input=input_type(x), Target=target_type(y),
             Y_WIDTH=1 if y.ndim == 1 else y.shape[1],
-            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **rule_constants(plan.rule),
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **rule_constants(plan),
         )  # fmt: skip
         self._kernel = Kernel(compiled(text, "resident"), shape.threads, shape.shared_bytes)
         pointer, number = np.uint64, np.dtype(plan.dtype)
@@ -85,7 +85,7 @@ class Family:
         table = np.zeros(len(members), self._row)
         for i, member in enumerate(members):
             plan, flat, velocity = member.plan, member.parameters.flat, member.parameters.velocity
-            if rule_constants(plan.rule) != rule_constants(self.plan.rule):
+            if rule_constants(plan) != rule_constants(self.plan):
                 raise ValueError(f"network {i} has {plan.rule} in a family with {self.plan.rule}")
             if replace(plan, rule=self.plan.rule) != self.plan:
                 raise ValueError(f"network {i} is {plan} in a family of {self.plan}")

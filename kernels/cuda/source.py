@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from gpubp.expression import Expression
-from gpubp.optimiser import UpdateRule
+from gpubp.plan import Plan
 
 # The arithmetic of a kernel -> the type of its numbers. In "tf32" and "bf16" the operands of
 # products are rounded to that on their way to the tensor cores, and all else is float32.
@@ -53,8 +53,9 @@ def source(
     return "\n".join(lines) + "\n" + whole(_file(f"{stem}.cu"))
 
 
-def rule_constants(rule: UpdateRule) -> dict[str, int]:
+def rule_constants(plan: Plan) -> dict[str, int]:
     """What of the update rule is compiled into a kernel; its numbers are not."""
+    rule = plan.rule
     return {
         "MOMENTUM": int(rule.momentum != 0),
         "NESTEROV": int(rule.nesterov),

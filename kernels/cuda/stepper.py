@@ -32,9 +32,10 @@ WAYS: dict[str, type[Graphs] | type[Cooperative] | type[OnChip]] = {
     "graph": Graphs,
 }
 _VARIABLE = "GPUBP_CUDA_STEPPER"
-# Estimates, not measured: seconds a launch in a graph, a barrier of the grid with the phase that it
-# ends, and products a second of kernels that fill the chip.
-_LAUNCH, _BARRIER, _PRODUCTS = 1.7e-6, 1.5e-6, 10e12
+# Estimates for an H200, not measured: seconds a launch in a graph, a barrier of the grid with what
+# waits for memory beside it, and products a second of kernels that fill the chip.
+_LAUNCH, _BARRIER = 1.7e-6, 1.5e-6
+_PRODUCTS = {"float32": 25e12, "float64": 12e12, "tf32": 70e12, "bf16": 95e12}
 
 
 def choose_way(plan: Plan, x: Any, y: Any) -> str:
@@ -42,15 +43,16 @@ def choose_way(plan: Plan, x: Any, y: Any) -> str:
     asked = os.environ.get(_VARIABLE)
     if asked and asked not in WAYS:
         raise unknown(_VARIABLE, asked, WAYS)
-    seconds, why_not = _predicted(plan, x, y)
+    seconds, why_not = predicted(plan, x, y)
     if asked in why_not:
         raise ValueError(f"{_VARIABLE}={asked!r} does not apply: {why_not[asked]}")
     return asked or min(seconds, key=seconds.__getitem__)
 
 
-def _predicted(plan: Plan, x: Any, y: Any) -> tuple[dict[str, float], dict[str, str]]:
+def predicted(plan: Plan, x: Any, y: Any) -> tuple[dict[str, float], dict[str, str]]:
     """Seconds a step by the ways that apply, and why the others do not."""
-    arithmetic = 3 * plan.batch_size * sum(k * n for k, n in pairwise(plan.sizes)) / _PRODUCTS
+    products = 3 * plan.batch_size * sum(k * n for k, n in pairwise(plan.sizes))
+    arithmetic = products / _PRODUCTS[plan.precision or plan.dtype]
     seconds = {"graph": 3 * (len(plan.sizes) - 1) * _LAUNCH + arithmetic}
     why_not: dict[str, str] = {}
     if reason := why_not_cooperative(plan):

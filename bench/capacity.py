@@ -5,8 +5,8 @@
 For networks from small to large: the way that the rule takes on an H200 (and for the smallest on
 GPUs without clusters), the shared memory of a block and the registers of a thread as NVRTC
 compiles the kernels, and the microseconds a step that the rule predicts. No GPU is needed, and
-nothing is timed: predictions are arithmetic. The table has the times of ``gpu.py`` beside them where
-there are any.
+nothing is timed: predictions are arithmetic. The table has the times of ``gpu.py`` beside them
+where there are any.
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ def _copy(source, at, n, to, there):
 
 
 @_cached_jit
-def outer_sum(thread, threads, delta, a, product):
-    """A thread's panels of product (j, k) = delta^T a, for delta (m, j) and a (m, k).
+def outer_sum(delta, a, product):
+    """product (j, k) = delta^T a, for delta (m, j) and a (m, k).
 
     Both are copied so that a tile reads neighbours: delta in groups of UNITS columns, and of more
     than a few rows of a the panel that is worked on, WIDE vectors across. Tiles at the edges go by
@@ -107,7 +107,7 @@ def outer_sum(thread, threads, delta, a, product):
             row, to = row + tall, to + group_step
         for j in range(n_out % tall):
             put(units, to + j, get(delta, row + j))
-    for k in range(thread * panel, n_in, threads * panel):
+    for k in range(0, n_in, panel):
         n = min(panel, n_in - k)
         source, source0, source_rows = a, k, column_rows[1]
         if n < panel or m > IN_PLACE:

@@ -1,11 +1,10 @@
 """BP4 and BP3 summed over a mini-batch: sum_x delta a^T and sum_x delta.
 
-The plain twin is ``delta.T @ a, delta.sum(axis=0)``. A small product is the tile that training uses,
-on panels of a. From a million products on it is NumPy's, by BLAS, whose threads are awake by the time
-that ours would have been woken; training keeps its threads awake instead. The column sums are taken
-in one pass over delta in float64: the sum of many rows one after another would lose digits, and the
-pass waits for memory anyway. A product with a single row or column is such a sum too, and is done
-alike.
+The plain twin is ``delta.T @ a, delta.sum(axis=0)``. A small product is the tile that training
+uses, on panels of a. From a million products on it is NumPy's, by BLAS, whose threads are at work
+before ours would be awake. The column sums are taken in one pass over delta in float64: the sum of
+many rows one after another would lose digits, and the pass waits for memory anyway. A product with
+a single row or column is such a sum too, and is done alike.
 """
 
 from __future__ import annotations

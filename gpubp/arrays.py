@@ -201,6 +201,22 @@ def as_targets(xp: ModuleType, y: Any, n_out: int, dtype: Any) -> Any:
     return (y[:, None] == xp.arange(n_out)).astype(dtype)
 
 
+def check_outer(delta: Any, a: Any) -> None:
+    """Raise unless these can be outer_sum's (m, j) and (m, k)."""
+    if delta.ndim != 2 or a.ndim != 2 or len(delta) != len(a):
+        raise ValueError(f"delta {delta.shape} and a {a.shape} must be 2-D with equal rows")
+    if delta.dtype != a.dtype or delta.dtype not in (np.float32, np.float64):
+        raise TypeError(f"delta {delta.dtype} and a {a.dtype} must both be float32 or float64")
+
+
+def check_hadamard(v: Any, z: Any, a: Any) -> None:
+    """Raise unless these can be hadamard_sigma_prime's (m, n) each."""
+    if not v.shape == z.shape == a.shape or z.ndim != 2:
+        raise ValueError(f"v {v.shape}, z {z.shape} and a {a.shape} must have one shape (m, n)")
+    if not (v.dtype == z.dtype == a.dtype and z.dtype in (np.float32, np.float64)):
+        raise TypeError(f"v {v.dtype}, z {z.dtype} and a {a.dtype} must all be float32 or float64")
+
+
 def check_count(value: Any, name: str, least: int = 1) -> int:
     """An integer of at least ``least``; floats and bools are refused, not rounded."""
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.activation import Activation
+from gpubp.arrays import check_hadamard
 from gpubp.kernels.cpu import simd
 from gpubp.kernels.cpu.blocks import hadamard_kernel
 from gpubp.kernels.cpu.generated import load_compiled
@@ -19,10 +20,7 @@ from gpubp.kernels.cpu.generated import load_compiled
 def hadamard_sigma_prime(v: Any, z: Any, a: Any, activation: Activation) -> Any:
     """v (x) sigma'(z): BP1 with v = grad_a C, BP2 with v = delta w; (m, n) each."""
     v, z, a = (np.ascontiguousarray(array) for array in (v, z, a))
-    if not v.shape == z.shape == a.shape or z.ndim != 2:
-        raise ValueError(f"v {v.shape}, z {z.shape} and a {a.shape} must have one shape (m, n)")
-    if not (v.dtype == z.dtype == a.dtype and z.dtype in (np.float32, np.float64)):
-        raise TypeError(f"v {v.dtype}, z {z.dtype} and a {a.dtype} must all be float32 or float64")
+    check_hadamard(v, z, a)
     out = np.empty_like(z)
     load_compiled("contiguous").hadamard(
         hadamard_kernel(activation, z.dtype.name),

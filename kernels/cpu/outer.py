@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubp.arrays import check_outer
 from gpubp.kernels.cpu.generated import load_compiled
 
 _LARGE = 1e6  # products m j k
@@ -21,10 +22,7 @@ _LARGE = 1e6  # products m j k
 def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
     """(sum_x delta a^T, sum_x delta): BP4 and BP3 summed over the rows of (m, j) and (m, k)."""
     delta, a = np.ascontiguousarray(delta), np.ascontiguousarray(a)
-    if delta.ndim != 2 or a.ndim != 2 or len(delta) != len(a):
-        raise ValueError(f"delta {delta.shape} and a {a.shape} must be 2-D with equal rows")
-    if delta.dtype != a.dtype or delta.dtype not in (np.float32, np.float64):
-        raise TypeError(f"delta {delta.dtype} and a {a.dtype} must both be float32 or float64")
+    check_outer(delta, a)
     (m, j), k = delta.shape, a.shape[1]
     compiled = load_compiled("contiguous")
     column_sum = np.empty(j, delta.dtype)

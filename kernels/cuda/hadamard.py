@@ -8,16 +8,14 @@ import cupy as cp
 import numpy as np
 
 from gpubp.activation import Activation
+from gpubp.arrays import check_hadamard
 from gpubp.kernels.cuda.launch import BLOCK, load_kernel
 
 
 def hadamard_sigma_prime(v: Any, z: Any, a: Any, activation: Activation) -> Any:
     """v (x) sigma'(z): BP1 with v = grad_a C, BP2 with v = delta w; (m, n) each."""
     v, z, a = (cp.ascontiguousarray(array) for array in (v, z, a))
-    if not v.shape == z.shape == a.shape or z.ndim != 2:
-        raise ValueError(f"v {v.shape}, z {z.shape} and a {a.shape} must have one shape (m, n)")
-    if not (v.dtype == z.dtype == a.dtype and z.dtype in (np.float32, np.float64)):
-        raise TypeError(f"v {v.dtype}, z {z.dtype} and a {a.dtype} must all be float32 or float64")
+    check_hadamard(v, z, a)
     kernel = load_kernel(
         "hadamard_sigma_prime", z.dtype.name, {"sigma_prime": activation.sigma_prime}
     )

@@ -5,18 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import cupy as cp
-import numpy as np
 
+from gpubp.arrays import check_outer
 from gpubp.kernels.cuda.launch import load_product
 
 
 def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
     """(sum_x delta a^T, sum_x delta): BP4 and BP3 summed over the rows of (m, j) and (m, k)."""
     delta, a = cp.ascontiguousarray(delta), cp.ascontiguousarray(a)
-    if delta.ndim != 2 or a.ndim != 2 or len(delta) != len(a):
-        raise ValueError(f"delta {delta.shape} and a {a.shape} must be 2-D with equal rows")
-    if delta.dtype != a.dtype or delta.dtype not in (np.float32, np.float64):
-        raise TypeError(f"delta {delta.dtype} and a {a.dtype} must both be float32 or float64")
+    check_outer(delta, a)
     (m, n), k = delta.shape, a.shape[1]
     if not delta.size or not a.size:
         return cp.zeros((n, k), delta.dtype), delta.sum(axis=0)

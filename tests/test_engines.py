@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,7 @@ import gpubp
 from gpubp.activation import get_activations
 from gpubp.cost import get_cost
 from gpubp.kernels import reference
-from gpubp.kernels.cpu import stepper, threaded
+from gpubp.kernels.cpu import simd, stepper, threaded
 from gpubp.kernels.cpu.paneled import PanelStepper
 from gpubp.kernels.cpu.stepper import Stepper, choose_engine
 from gpubp.kernels.cpu.tiled import TiledStepper
@@ -238,3 +242,36 @@ def test_divergence_shows_in_the_cost(make: Any) -> None:
     with np.errstate(over="ignore"):
         cost = engine.run(np.tile(np.arange(N), 5), 1e4)
     assert not np.isfinite(cost)
+
+
+# Features that Numba is told a processor has: no vectors but SSE2's, and AVX2 with fma.
+PROCESSORS = {"generic": "", "haswell": "+avx2,+avx,+fma,+sse4.2,+sse4.1,+ssse3,+sse3,+popcnt,+bmi"}
+ON_ANOTHER = """
+import os
+import numpy as np
+import gpubp
+from gpubp.kernels.cpu import simd
+assert simd.REGISTER_BYTES == {width}
+x, y = gpubp.data.digits28(200, rng=0)
+nets = [gpubp.Network([784, 30, 10], rng=0, backend=b) for b in ("reference", "cpu", "cpu")]
+for net, engine in zip(nets, ("", "tiled", "panels")):
+    os.environ["GPUBP_ENGINE"] = engine
+    net.fit(x, y, epochs=1, batch_size=9, learning_rate=1.0, l2=1e-4, progress=False)
+right = nets[0].parameters.flat
+for net in nets[1:]:
+    error = np.linalg.norm(net.parameters.flat - right) / np.linalg.norm(right)
+    assert error <= 2e-6, error
+"""
+
+
+@pytest.mark.skipif(not simd.X86, reason="these are x86 processors")
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_other_processors(name: str, tmp_path: Path) -> None:
+    """Machine code for less than this processor: LLVM puts together what it lacks."""
+    width = 32 if "avx2" in PROCESSORS[name] else 16
+    described = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": PROCESSORS[name]}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_ANOTHER.format(width=width)], capture_output=True, text=True,
+        check=False, env=os.environ | described | {"GPUBP_CACHE": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]

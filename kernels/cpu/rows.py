@@ -129,9 +129,15 @@ def compress(typing: Any, value: Any, mask: Any) -> Any:
     """The lanes of ``value`` where the mask holds, moved together at the front"""
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        name = f"experimental.vector.compress.{suffix(value)}"
-        rest = ir.Constant(ir_type(value), None)
-        return llvm_call(builder, name, ir_type(value), [*args, rest])
+        # As whole numbers: where a processor has no such instruction, LLVM 22 puts it together
+        # from others, and fails at floating-point zeros.
+        bits = ir.VectorType(ir.IntType(int(value.dtype.bitwidth)), value.n)
+        name = f"experimental.vector.compress.v{value.n}i{bits.element.width}"
+        moved = llvm_call(
+            builder, name, bits,
+            [builder.bitcast(args[0], bits), args[1], ir.Constant(bits, None)],
+        )  # fmt: skip
+        return builder.bitcast(moved, ir_type(value))
 
     return value(value, mask), lower
 

@@ -39,7 +39,7 @@ def choose_engine(plan: Plan) -> tuple[str, int]:
 
 def describe() -> str:
     """The rule in a line, with what overrides it now."""
-    rule = f"tiled below {_LARGE:.0e} operations a mini-batch, from there panels"
+    rule = f"tiled below {_LARGE:,.0f} operations a mini-batch, from there panels"
     rule = os.environ.get("GPUBP_ENGINE") or rule
     return f"{rule}; {threads_at_hand()} threads (GPUBP_ENGINE, GPUBP_NUM_THREADS override)"
 

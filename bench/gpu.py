@@ -39,8 +39,9 @@ ONLY = {
     "gpubp cuda, cooperative": ("S",), "gpubp cuda, graph": ("S", "M"),
     "gpubp cuda, tf32": ("M", "L"), "gpubp cuda, bf16": ("M", "L"),
 }  # fmt: skip
-TESTS = ("test_cuda_backend.py", "test_cuda_host.py", "test_kernels.py", "test_truth.py",
-         "test_sgd_truth.py", "test_network.py", "test_sgd.py")  # fmt: skip
+TESTS = ("test_cuda_backend.py", "test_cuda_fit.py", "test_cuda_precision.py", "test_cuda_host.py",
+         "test_kernels.py", "test_truth.py", "test_sgd_truth.py", "test_network.py",
+         "test_sgd.py")  # fmt: skip
 # Of the cost: how far a subject may be from the reference after the checked steps.
 CHECK = 1e-3
 CHECK_ROUNDED = {"gpubp cuda, tf32": 1e-2, "gpubp cuda, bf16": 3e-2}
@@ -161,7 +162,8 @@ def sanitize(clock: Clock, tool: str) -> None:
         return clock.say(f"{tool}: left out, compute-sanitizer is not installed")
     gate = ROOT / "tests" / "cuda_on_cpu" / "gate.py"
     command = [found, "--tool", tool, "--error-exitcode", "66", sys.executable, str(gate),
-               "--device", "ragged", "tile 0", "resident", "resident, deep"]  # fmt: skip
+               "--device", "ragged", "tile 0", "resident", "resident, deep", "cooperative",
+               "cooperative, deep", "bf16, tile 0"]  # fmt: skip
     report(tool, clock, *clock.run(command, 60))
 
 

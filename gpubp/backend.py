@@ -106,7 +106,9 @@ def get_backend(name: str | Backend) -> Backend:
     return Backend(name, xp, kernels)
 
 
-OLDEST_GPU = (7, 0)  # its compute capability: Volta
+# Compute capability: Volta, which CUDA 13 no longer compiles for, and Turing.
+OLDEST_GPU, OLDEST_BY_CUDA_13 = (7, 0), (7, 5)
+OLDEST_CUPY = (14, 2)
 _INSUFFICIENT_DRIVER, _NO_DEVICE = 35, 100  # CUDA's numbers for what getDeviceCount answers
 
 
@@ -125,6 +127,8 @@ def _cupy(name: str, index: int) -> ModuleType:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
         reason = "CuPy is not installed" if missing else f"CuPy does not load ({_line(error)})"
         raise unavailable(reason, extra) from error
+    if tuple(map(int, cupy.__version__.split(".")[:2])) < OLDEST_CUPY:
+        raise unavailable(f"CuPy {cupy.__version__} is too old", extra)
     runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()
@@ -144,16 +148,17 @@ def _cupy(name: str, index: int) -> ModuleType:
     if index >= count:
         raise unavailable(f"there is no GPU {index}", f"choose from 'cuda:0' to 'cuda:{count - 1}'")
     version = runtime.getDeviceProperties(index)
+    has = f"GPU {index} has compute capability {version['major']}.{version['minor']}"
     if (version["major"], version["minor"]) < OLDEST_GPU:
-        raise unavailable(
-            f"GPU {index} has compute capability {version['major']}.{version['minor']}",
-            "use one of at least {}.{} (Volta, 2017)".format(*OLDEST_GPU),
-        )
+        raise unavailable(has, "use one of at least {}.{} (Volta, 2017)".format(*OLDEST_GPU))
     try:
-        cupy.cuda.nvrtc.getVersion()
+        nvrtc = cupy.cuda.nvrtc.getVersion()
     except (ImportError, OSError, RuntimeError) as error:
         raise unavailable(f"NVRTC, which compiles the kernels, does not load ({_line(error)})",
                           extra) from error  # fmt: skip
+    if nvrtc >= (13, 0) and (version["major"], version["minor"]) < OLDEST_BY_CUDA_13:
+        raise unavailable(f"{has}, for which CUDA 13 does not compile",
+                          "pip install 'gpubp[cuda12]' instead of cuda13")  # fmt: skip
     return cupy
 
 

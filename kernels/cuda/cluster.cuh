@@ -52,18 +52,25 @@ __device__ inline void mbarrier_expect(unsigned long long* barrier, unsigned byt
                  :: "r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
 
-// Until the phase of this parity (0, 1, 0, ... as they come) is complete. Acquires for the block,
-// as waiting for a bulk copy does: what has come lies in this block's own shared memory. For the
-// cluster it would empty the first cache each time (CCTL.IVALL).
+// Until the phase of this parity (0, 1, 0, ... as they come) is complete. The fence orders shared
+// memory alone, which is all that is sent; acquiring in the wait itself would empty the first cache
+// each time (CCTL.IVALL), and is for compilers that do not know the fence.
+#if __CUDACC_VER_MAJOR__ >= 13
+#define TRY_WAIT "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64"
+#else
+#define TRY_WAIT "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64"
+#endif
 __device__ inline void mbarrier_wait(unsigned long long* barrier, unsigned parity)
 {
     unsigned done;
     do {
-        asm volatile("{\n\t.reg .pred p;\n\t"
-                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+        asm volatile("{\n\t.reg .pred p;\n\t" TRY_WAIT " p, [%1], %2;\n\t"
                      "selp.u32 %0, 1, 0, p;\n\t}"
                      : "=r"(done) : "r"(shared_address(barrier)), "r"(parity) : "memory");
     } while (!done);
+#if __CUDACC_VER_MAJOR__ >= 13
+    asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
+#endif
 }
 
 // 16 bytes to where ``to`` lies in that block, counted by its ``barrier``.

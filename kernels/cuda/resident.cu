@@ -40,7 +40,7 @@
 //
 // What a step of [784, 30, 10] with 10 examples should cost, in cycles, on a cluster of 8 blocks of
 // 384 threads: 6 groups of 16 x 2 neurons, 17 turns of k (a count of instructions in sm_90 machine
-// code and of reads, with latencies as published: not measured). capacity.py counts so for any
+// code and of reads, with latencies as commonly told: not measured). capacity.py counts so for any
 // shape.
 //
 //   layer 0   a turn is 40 products for both passes, 10 + 2 reads, 2 writes, 6 others: 60
@@ -360,8 +360,9 @@ __device__ inline void exchange(Shared& s, int step, unsigned rank)
         uint4 bits;
         memcpy(&bits, &z, sizeof bits);
 #pragma unroll
-        for (int other = 0; other < CLUSTER; other++) {
-            send(bits, s.z[Z_BUFFER(step)][rank] + e, s.arrived + BUFFER(step), other);
+        for (int other = 0; other < CLUSTER; other++) {  // not all blocks to the same one at once
+            send(bits, s.z[Z_BUFFER(step)][rank] + e, s.arrived + BUFFER(step),
+                 (rank + other) % CLUSTER);
         }
     }
 }

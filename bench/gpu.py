@@ -29,18 +29,20 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "jax")
 SUBJECTS = (
     "gpubp cuda", "gpubp cuda, one block", "gpubp cuda, cooperative", "gpubp cuda, graph",
-    "gpubp cuda, tf32", "gpubp cuda, bf16", "PyTorch eager", "PyTorch CUDA graph",
-    "PyTorch CUDA graph, 50 steps", "PyTorch compiled", "JAX scan", "JAX scan, permuted",
+    "gpubp cuda, 1 network", "gpubp cuda, 132 networks", "gpubp cuda, tf32", "gpubp cuda, bf16",
+    "PyTorch eager", "PyTorch CUDA graph", "PyTorch CUDA graph, 50 steps", "PyTorch compiled", "JAX scan", "JAX scan, permuted",
 )  # fmt: skip
 # torch.compile takes half a minute for each case, and on the large one there is nothing to gain;
 # nor is there from tensor cores on the small one. The other ways of gpubp are beside its choice.
+# The two that are told in networks are fits of a Fleet, orders drawn; a step is one of each network.
 ONLY = {
     "PyTorch compiled": ("S", "M"), "gpubp cuda, one block": ("S",),
     "gpubp cuda, cooperative": ("S",), "gpubp cuda, graph": ("S", "M"),
+    "gpubp cuda, 1 network": ("S",), "gpubp cuda, 132 networks": ("S",),
     "gpubp cuda, tf32": ("M", "L"), "gpubp cuda, bf16": ("M", "L"),
 }  # fmt: skip
 TESTS = ("test_cuda_backend.py", "test_cuda_host.py", "test_kernels.py", "test_truth.py",
-         "test_sgd_truth.py", "test_network.py", "test_sgd.py")  # fmt: skip
+         "test_sgd_truth.py", "test_network.py", "test_sgd.py", "test_fleet_cuda.py")  # fmt: skip
 # Of the cost: how far a subject may be from the reference after the checked steps.
 CHECK = 1e-3
 CHECK_ROUNDED = {"gpubp cuda, tf32": 1e-2, "gpubp cuda, bf16": 3e-2}

@@ -31,7 +31,7 @@ WAYS: dict[str, type[Graphs] | type[Cooperative] | type[OnChip]] = {
     "cooperative": Cooperative,
     "graph": Graphs,
 }
-_VARIABLE = "GPUBP_CUDA_STEPPER"
+VARIABLE = "GPUBP_CUDA_STEPPER"
 # Estimates, not measured: seconds a launch in a graph, a barrier of the grid with the phase that it
 # ends, and products a second of kernels that fill the chip.
 _LAUNCH, _BARRIER, _PRODUCTS = 1.7e-6, 1.5e-6, 10e12
@@ -39,16 +39,16 @@ _LAUNCH, _BARRIER, _PRODUCTS = 1.7e-6, 1.5e-6, 10e12
 
 def choose_way(plan: Plan, x: Any, y: Any) -> str:
     """The name of the way to train by a plan on such data; ``$GPUBP_CUDA_STEPPER`` overrides it."""
-    asked = os.environ.get(_VARIABLE)
+    asked = os.environ.get(VARIABLE)
     if asked and asked not in WAYS:
-        raise unknown(_VARIABLE, asked, WAYS)
-    seconds, why_not = _predicted(plan, x, y)
+        raise unknown(VARIABLE, asked, WAYS)
+    seconds, why_not = predicted(plan, x, y)
     if asked in why_not:
-        raise ValueError(f"{_VARIABLE}={asked!r} does not apply: {why_not[asked]}")
+        raise ValueError(f"{VARIABLE}={asked!r} does not apply: {why_not[asked]}")
     return asked or min(seconds, key=seconds.__getitem__)
 
 
-def _predicted(plan: Plan, x: Any, y: Any) -> tuple[dict[str, float], dict[str, str]]:
+def predicted(plan: Plan, x: Any, y: Any) -> tuple[dict[str, float], dict[str, str]]:
     """Seconds a step by the ways that apply, and why the others do not."""
     arithmetic = 3 * plan.batch_size * sum(k * n for k, n in pairwise(plan.sizes)) / _PRODUCTS
     seconds = {"graph": 3 * (len(plan.sizes) - 1) * _LAUNCH + arithmetic}
@@ -71,7 +71,7 @@ def describe() -> str:
         f"resident where a network fits {room:,} bytes a block, cooperative where launches would "
         "take longer than arithmetic, else graph, as predicted"
     )
-    return f"{os.environ.get(_VARIABLE) or rule} ({_VARIABLE} overrides)"
+    return f"{os.environ.get(VARIABLE) or rule} ({VARIABLE} overrides)"
 
 
 class Stepper:

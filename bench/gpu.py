@@ -2,13 +2,13 @@
 
     python bench/gpu.py [--rounds N] [--seconds S] [--minutes M] [CASE ...]
 
-One command for a machine with a GPU; needs no network and installs nothing. In this order: the
-CUDA tests (GPUBP_REQUIRE_CUDA=1), compute-sanitizer's memcheck and racecheck on small networks,
-then cases S, M and L beside PyTorch and JAX in float32 (gpubp also in tf32 and bf16), each library
-in a process of its own, after checking that its cost agrees with the float64 reference. Rows go to
-bench/results.csv, the table into README.md. A part that fails says so and the others go on; the end
-is a summary and the table. Without a GPU it says so and exits with 2. Set GPUBP_DATA to a folder
-with MNIST, else digits28.
+One command for a machine with a GPU; needs no network and installs nothing. In this order: the CUDA
+tests (GPUBP_REQUIRE_CUDA=1), compute-sanitizer's memcheck and racecheck on small networks, then
+cases S, M and L beside PyTorch and JAX in float32 (gpubp also in tf32 and bf16, and 132 networks of
+case S as a Fleet beside one), each library in a process of its own, after checking that its cost
+agrees with the float64 reference. Rows go to bench/results.csv, the table into README.md. A part
+that fails says so and the others go on; the end is a summary and the table. Without a GPU it says
+so and exits with 2. Set GPUBP_DATA to a folder with MNIST, else digits28.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "jax")
 SUBJECTS = (
     "gpubp cuda", "gpubp cuda, one block", "gpubp cuda, cooperative", "gpubp cuda, graph",
     "gpubp cuda, 1 network", "gpubp cuda, 132 networks", "gpubp cuda, tf32", "gpubp cuda, bf16",
-    "PyTorch eager", "PyTorch CUDA graph", "PyTorch CUDA graph, 50 steps", "PyTorch compiled", "JAX scan", "JAX scan, permuted",
+    "PyTorch eager", "PyTorch CUDA graph", "PyTorch CUDA graph, 50 steps", "PyTorch compiled",
+    "JAX scan", "JAX scan, permuted",
 )  # fmt: skip
 # torch.compile takes half a minute for each case, and on the large one there is nothing to gain;
 # nor is there from tensor cores on the small one. The other ways of gpubp are beside its choice.
-# The two that are told in networks are fits of a Fleet, orders drawn; a step is one of each network.
+# The two told in networks are fits of a Fleet, which draw their orders; a step is one of each.
 ONLY = {
     "PyTorch compiled": ("S", "M"), "gpubp cuda, one block": ("S",),
     "gpubp cuda, cooperative": ("S",), "gpubp cuda, graph": ("S", "M"),

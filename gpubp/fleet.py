@@ -6,7 +6,8 @@ What networks share is x and y, checked once and never copied; what differs is e
 
 A worker trains a network for about a second, so that its weights stay in the core's caches, and
 takes the next one in the queue. So all are about equally far at any time, and none is left to a
-single core at the end.
+single core at the end. Where the backend's kernels have ``side_by_side``, as those of a GPU, one
+worker trains all networks of a kind together, a launch for the next piece of each.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class FleetRow:
 
     ``settings`` are those in which the fleet's networks differ. ``cost`` and the validation figures
     belong to the weights that the network holds: to the best epoch's where early stopping restored
-    them. ``error`` is the :class:`~gpubp.DivergenceError` of one that diverged, else ``None``.
+    them. Networks that a GPU trains in one launch all count its ``seconds``. ``error`` is the
+    :class:`~gpubp.DivergenceError` of one that diverged, else ``None``.
     """
 
     index: int
@@ -156,8 +158,9 @@ class Fleet(Sequence[Network]):
 
     They may differ in anything: seeds, sizes, activations, costs, dtypes, even backends. On the CPU
     each trains in one thread, several at a time, on as many cores as there are (or
-    ``$GPUBP_NUM_THREADS``); cores that a small fleet leaves over serve its networks. Those of
-    ``backend="reference"``, and those on a GPU, train one after another.
+    ``$GPUBP_NUM_THREADS``); cores that a small fleet leaves over serve its networks. Small networks
+    of one kind on a GPU train in one launch; others there, and those of ``backend="reference"``,
+    one after another.
 
     Args:
         networks: one or more :class:`~gpubp.Network`, each with a generator of its own.
@@ -249,7 +252,8 @@ class Fleet(Sequence[Network]):
         resume: bool = False,
     ) -> FleetResult:
         """Train all networks by mini-batch SGD, each as :meth:`gpubp.Network.fit` would: the same
-        weights, bit for bit.
+        weights, bit for bit; to rounding where so many share a GPU that each has a smaller part of
+        it than it would have alone.
 
         ``epochs`` to ``shuffle`` mean what they mean there. One value goes to all networks; a list
         (tuple, range or 1-D array) holds one a network. A network that diverges keeps its last

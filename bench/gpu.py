@@ -2,13 +2,13 @@
 
     python bench/gpu.py [--rounds N] [--seconds S] [--minutes M] [CASE ...]
 
-One command for a machine with a GPU; needs no network and installs nothing. In this order: the
-CUDA tests (GPUBP_REQUIRE_CUDA=1), compute-sanitizer's memcheck and racecheck on small networks,
-then cases S, M and L beside PyTorch and JAX in float32 (gpubp also in tf32 and bf16), each library
-in a process of its own, after checking that its cost agrees with the float64 reference. Rows go to
-bench/results.csv, the table into README.md. A part that fails says so and the others go on; the end
-is a summary and the table. Without a GPU it says so and exits with 2. Set GPUBP_DATA to a folder
-with MNIST, else digits28.
+One command for a machine with a GPU; needs no network and installs nothing. In this order: the CUDA
+tests (GPUBP_REQUIRE_CUDA=1), compute-sanitizer's memcheck and racecheck on small networks, then
+cases S, M and L beside PyTorch and JAX in float32 (gpubp also in tf32 and bf16, and 132 networks of
+case S as a Fleet beside one), each library in a process of its own, after checking that its cost
+agrees with the float64 reference. Rows go to bench/results.csv, the table into README.md. A part
+that fails says so and the others go on; the end is a summary and the table. Without a GPU it says
+so and exits with 2. Set GPUBP_DATA to a folder with MNIST, else digits28.
 """
 
 from __future__ import annotations
@@ -29,19 +29,22 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "jax")
 SUBJECTS = (
     "gpubp cuda", "gpubp cuda, one block", "gpubp cuda, cooperative", "gpubp cuda, graph",
-    "gpubp cuda, tf32", "gpubp cuda, bf16", "PyTorch eager", "PyTorch CUDA graph",
-    "PyTorch CUDA graph, 50 steps", "PyTorch compiled", "JAX scan", "JAX scan, permuted",
+    "gpubp cuda, 1 network", "gpubp cuda, 132 networks", "gpubp cuda, tf32", "gpubp cuda, bf16",
+    "PyTorch eager", "PyTorch CUDA graph", "PyTorch CUDA graph, 50 steps", "PyTorch compiled",
+    "JAX scan", "JAX scan, permuted",
 )  # fmt: skip
 # torch.compile takes half a minute for each case, and on the large one there is nothing to gain;
 # nor is there from tensor cores on the small one. The other ways of gpubp are beside its choice.
+# The two told in networks are fits of a Fleet, which draw their orders; a step is one of each.
 ONLY = {
     "PyTorch compiled": ("S", "M"), "gpubp cuda, one block": ("S",),
     "gpubp cuda, cooperative": ("S",), "gpubp cuda, graph": ("S", "M"),
+    "gpubp cuda, 1 network": ("S",), "gpubp cuda, 132 networks": ("S",),
     "gpubp cuda, tf32": ("M", "L"), "gpubp cuda, bf16": ("M", "L"),
 }  # fmt: skip
 TESTS = ("test_cuda_backend.py", "test_cuda_fit.py", "test_cuda_precision.py", "test_cuda_host.py",
-         "test_kernels.py", "test_truth.py", "test_sgd_truth.py", "test_network.py",
-         "test_sgd.py")  # fmt: skip
+         "test_kernels.py", "test_truth.py", "test_sgd_truth.py", "test_network.py", "test_sgd.py",
+         "test_fleet_cuda.py")  # fmt: skip
 # Of the cost: how far a subject may be from the reference after the checked steps.
 CHECK = 1e-3
 CHECK_ROUNDED = {"gpubp cuda, tf32": 1e-2, "gpubp cuda, bf16": 3e-2}

@@ -74,6 +74,43 @@ class GpubpOneBlock(GpubpCuda):
         super().__init__(*arguments)
 
 
+class GpubpFit(Peer):
+    """Whole fits of a Fleet: each network draws its own orders, and all that fit does counts. The
+    step of all networks together is one step; the weights to check are the last network's."""
+
+    networks, epochs_at_once = 1, 10
+
+    def __init__(self, case: Case, x: Any, y: Any, w: Any, b: Any) -> None:
+        self.case = case
+        os.environ["GPUBP_CUDA_STEPPER"] = ""
+        self.fleet = gpubp.Fleet.of(case.sizes, rng=range(self.networks), backend="cuda")
+        for net in self.fleet:
+            for l in range(len(w)):
+                net.weights[l], net.biases[l] = w[l], b[l]
+        self.x, self.y = (self.fleet[0].backend.asarray(array) for array in (x, y))
+
+    def parameters(self) -> tuple[Any, Any]:
+        net = self.fleet[-1]
+        arrays = (net.weights, net.biases)
+        w, b = ([net.backend.asnumpy(array) for array in part] for part in arrays)
+        return w, b
+
+    def epoch(self, order: Any) -> None:
+        """Whole epochs in orders of their own; of a part of the examples one, in that order."""
+        how = {"batch_size": self.case.batch, "learning_rate": self.case.eta, "progress": False}
+        if len(order) == len(self.x):
+            self.fleet.fit(self.x, self.y, epochs=self.epochs_at_once, **how)
+        else:
+            folds = [(order, None)] * self.networks
+            self.fleet.fit(self.x, self.y, epochs=1, folds=folds, shuffle=False, **how)
+
+
+class GpubpFleet(GpubpFit):
+    """As many as an H100 has multiprocessors."""
+
+    networks = 132
+
+
 class GpubpTF32(GpubpCuda):
     precision = "tf32"
 
@@ -193,6 +230,8 @@ GPU_PEERS: dict[str, type[Peer]] = {
     "gpubp cuda, one block": GpubpOneBlock,
     "gpubp cuda, cooperative": GpubpCooperative,
     "gpubp cuda, graph": GpubpGraph,
+    "gpubp cuda, 1 network": GpubpFit,
+    "gpubp cuda, 132 networks": GpubpFleet,
     "gpubp cuda, tf32": GpubpTF32,
     "gpubp cuda, bf16": GpubpBF16,
     "PyTorch eager": TorchOnGPU,

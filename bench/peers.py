@@ -61,6 +61,7 @@ class Peer(ABC):
     """``epoch(order)`` trains on the examples of ``order``; ``parameters()`` gives (w, b) lists."""
 
     steps_at_once = 0  # mini-batches in one call; 0 for a whole epoch
+    epochs_at_once = 1  # in one call, where it is for a whole epoch
 
     def __init__(self, case: Case, x: Any, y: Any, w: Any, b: Any) -> None:
         self.case = case
@@ -296,7 +297,8 @@ def main() -> None:
     while len(times) < 3 or time.perf_counter() < until:
         started = time.perf_counter()
         peer.epoch(rng.permutation(len(x))[:n])
-        times.append((time.perf_counter() - started) / (-(-n // case.batch)) * 1e6)
+        steps = -(-n // case.batch) * peer.epochs_at_once
+        times.append((time.perf_counter() - started) / steps * 1e6)
     print(json.dumps({"data": dataset, "cost": after, "microseconds": times}))
 
 

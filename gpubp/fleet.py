@@ -6,7 +6,8 @@ What networks share is x and y, checked once and never copied; what differs is e
 
 A worker trains a network for about a second, so that its weights stay in the core's caches, and
 takes the next one in the queue. So all are about equally far at any time, and none is left to a
-single core at the end.
+single core at the end. Where the backend's kernels have ``side_by_side``, as those of a GPU, one
+worker trains all networks of a kind together, a launch for the next piece of each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from .history import History
 from .network import Network
 from .plan import threads_at_hand
 from .schedule import Schedule
-from .sgd import Bar, Examples, Run, Shuffle, check_validation, deferred_interrupt
+from .sgd import Bar, Examples, Piece, Run, Shuffle, check_validation, deferred_interrupt
 
 _TURN_SECONDS = 1.0  # a network trains before the next has its turn
 
@@ -41,7 +42,8 @@ class FleetRow:
 
     ``settings`` are those in which the fleet's networks differ. ``cost`` and the validation figures
     belong to the weights that the network holds: to the best epoch's where early stopping restored
-    them. ``error`` is the :class:`~gpubp.DivergenceError` of one that diverged, else ``None``.
+    them. Networks that a GPU trains in one launch all count its ``seconds``. ``error`` is the
+    :class:`~gpubp.DivergenceError` of one that diverged, else ``None``.
     """
 
     index: int
@@ -156,8 +158,9 @@ class Fleet(Sequence[Network]):
 
     They may differ in anything: seeds, sizes, activations, costs, dtypes, even backends. On the CPU
     each trains in one thread, several at a time, on as many cores as there are (or
-    ``$GPUBP_NUM_THREADS``); cores that a small fleet leaves over serve its networks. Those of
-    ``backend="reference"``, and those on a GPU, train one after another.
+    ``$GPUBP_NUM_THREADS``); cores that a small fleet leaves over serve its networks. Small networks
+    of one kind on a GPU train in one launch; others there, and those of ``backend="reference"``,
+    one after another.
 
     Args:
         networks: one or more :class:`~gpubp.Network`, each with a generator of its own.
@@ -249,7 +252,8 @@ class Fleet(Sequence[Network]):
         resume: bool = False,
     ) -> FleetResult:
         """Train all networks by mini-batch SGD, each as :meth:`gpubp.Network.fit` would: the same
-        weights, bit for bit.
+        weights, bit for bit; to rounding where so many share a GPU that each has a smaller part of
+        it than it would have alone.
 
         ``epochs`` to ``shuffle`` mean what they mean there. One value goes to all networks; a list
         (tuple, range or 1-D array) holds one a network. A network that diverges keeps its last
@@ -291,12 +295,13 @@ class Fleet(Sequence[Network]):
                         callbacks=callbacks(i) if callable(callbacks) else callbacks,
                         threads=threads)
                 )  # fmt: skip
+        groups = list(_groups(runs))
         for run in runs:
             with run.network.backend.device():
                 run.begin()
         self._settings = settings
         self._errors = [None] * len(self)
-        _train(runs, self._errors, progress)
+        _train(runs, groups, self._errors, progress)
         return self.result
 
     def _row(self, index: int, settings: dict[str, Any]) -> FleetRow:
@@ -431,13 +436,49 @@ def _some(examples: Examples, rows: Any, name: str) -> Examples:
     return Examples(examples.x, examples.y, rows.astype(np.int64, copy=False))
 
 
-def _train(
-    runs: Sequence[Run], errors: list[DivergenceError | None], progress: bool | None
-) -> None:
-    """Drive the runs to their ends by several workers; keep the DivergenceErrors, by index."""
-    queues: dict[Any, deque[int]] = {}
+def _groups(runs: Sequence[Run]) -> Iterator[tuple[list[int], Any]]:
+    """By index those that train in one launch, and how; or one network, and None.
+
+    A group has all networks of a kind, also those that had finished before: so a fleet that is
+    resumed trains in the shape that it had."""
+    kinds: dict[Any, list[int]] = {}
     for i, run in enumerate(runs):
-        queues.setdefault(run.network.backend, deque()).append(i)
+        backend, examples = run.network.backend, run.examples
+        kind = (backend, run.plan.kind, id(examples.x), id(examples.y))
+        kinds.setdefault(kind if hasattr(backend.kernels, "side_by_side") else i, []).append(i)
+    for members in kinds.values():
+        run, together = runs[members[0]], None
+        backend, examples = run.network.backend, run.examples
+        if hasattr(backend.kernels, "side_by_side"):
+            with backend.device():
+                together = backend.kernels.side_by_side(
+                    run.plan, len(members), examples.x, examples.y
+                )
+        if together is None:
+            yield from (([i], None) for i in members)
+        else:
+            yield members, together
+
+
+def _train(
+    runs: Sequence[Run], groups: Sequence[tuple[list[int], Any]],
+    errors: list[DivergenceError | None], progress: bool | None,
+) -> None:  # fmt: skip
+    """Drive the runs to their ends by several workers; keep the DivergenceErrors, by index."""
+    bar = Bar(progress, [run.training for run in runs])
+
+    def diverged(i: int, error: DivergenceError) -> None:
+        errors[i] = error
+        bar.give_up(runs[i].training)
+
+    parties = [
+        _Alone(members[0], runs[members[0]], bar, diverged) if together is None
+        else _Together({i: runs[i] for i in members}, together, bar, diverged)
+        for members, together in groups
+    ]  # fmt: skip
+    queues: dict[Any, deque[_Alone | _Together]] = {}
+    for party in parties:
+        queues.setdefault(party.backend, deque()).append(party)
     # The compiled engines alone run beside each other: NumPy holds the interpreter, and a GPU is
     # full with one.
     workers = {
@@ -445,26 +486,22 @@ def _train(
         for backend, queue in queues.items()
     }
     failures: list[BaseException] = []
-    bar = Bar(progress, [run.training for run in runs])
 
-    def work(queue: deque[int], stopping: Callable[[], bool]) -> None:
+    def work(queue: deque[_Alone | _Together], stopping: Callable[[], bool]) -> None:
         # A queue that is found empty stays so for this worker: the others have the last networks.
         while queue and not stopping():
             try:
-                i = queue.popleft()
+                party = queue.popleft()
             except IndexError:
                 return
             try:
-                with runs[i].network.backend.device():
-                    finished = _turn(runs[i], stopping, bar)
-            except DivergenceError as error:
-                errors[i] = error
-                bar.give_up(runs[i].training)
+                with party.backend.device():
+                    finished = party.turn(stopping)
             except BaseException as error:
                 failures.append(error)
             else:
                 if not finished:
-                    queue.append(i)
+                    queue.append(party)
 
     with deferred_interrupt() as interrupted, ThreadPoolExecutor(sum(workers.values())) as pool:
 
@@ -485,6 +522,9 @@ def _train(
             failures.append(error)
         finally:
             bar.close()
+    for party in parties:
+        with party.backend.device():
+            party.close()
     # What made the workers stop comes before the KeyboardInterrupt with which the loop obeys.
     for failure in failures:
         if not isinstance(failure, KeyboardInterrupt):
@@ -493,16 +533,104 @@ def _train(
         raise KeyboardInterrupt
 
 
-def _turn(run: Run, stopping: Callable[[], bool], bar: Bar) -> bool:
-    """Train whole epochs for a turn; whether the run has come to its end."""
-    until = time.monotonic() + _TURN_SECONDS
-    try:
-        while run.unfinished:
-            run.epoch(stopping, bar)
-            if time.monotonic() >= until:
-                break
-    finally:
-        run.rest()
-    if not run.unfinished:
-        run.finish()
-    return not run.unfinished
+class _Alone:
+    """A network that trains by itself, whole epochs at a time."""
+
+    def __init__(
+        self, index: int, run: Run, bar: Bar, diverged: Callable[[int, DivergenceError], None]
+    ) -> None:
+        self.backend = run.network.backend
+        self._index, self._run, self._bar, self._diverged = index, run, bar, diverged
+
+    def turn(self, stopping: Callable[[], bool]) -> bool:
+        """Train for a turn; whether that was the last."""
+        run, until = self._run, time.monotonic() + _TURN_SECONDS
+        try:
+            while run.unfinished:
+                run.epoch(stopping, self._bar)
+                if time.monotonic() >= until:
+                    break
+        except DivergenceError as error:
+            self._diverged(self._index, error)
+            return True
+        finally:
+            run.rest()
+        if not run.unfinished:
+            run.finish()
+        return not run.unfinished
+
+    def close(self) -> None:
+        """Nothing is left open between turns."""
+
+
+class _Together:
+    """Networks of one kind whose next pieces train in one launch, those that there still are.
+
+    Nobody waits for another: a network that ends, in whatever way, hands in no further piece. They
+    keep one pace, the longest that the seconds of their launches allow one of them, so that most
+    pieces are as long as each other.
+    """
+
+    def __init__(
+        self, runs: dict[int, Run], side_by_side: Any, bar: Bar,
+        diverged: Callable[[int, DivergenceError], None],
+    ) -> None:  # fmt: skip
+        self.backend = next(iter(runs.values())).network.backend
+        self._side_by_side, self._diverged = side_by_side, diverged
+        for run in runs.values():
+            run.stepper = side_by_side.stepper(run.plan, run.parameters)
+        self._going = {i: _pieces(run, bar) for i, run in runs.items()}
+        self._next: list[Piece] = []
+
+    def turn(self, stopping: Callable[[], bool]) -> bool:
+        """Train for a turn; whether that was the last."""
+        until = time.monotonic() + _TURN_SECONDS
+        with ThreadPoolExecutor(threads_at_hand()) as hands:
+            while self._going and not stopping():
+                if self._next:
+                    self._train(hands)
+                self._take()
+                if time.monotonic() >= until:
+                    break
+        return not self._going
+
+    def _train(self, hands: ThreadPoolExecutor) -> None:
+        """The pieces taken, in one launch. Drawing an epoch's order takes long beside that, so many
+        are drawn at once."""
+        pieces = self._next
+        for _ in hands.map(Run.order, [piece.run for piece in pieces if not piece.rows.start]):
+            pass
+        asked = [(piece.run.stepper, piece.order, piece.rate) for piece in pieces]
+        started = time.perf_counter()
+        costs = self._side_by_side.run(asked)
+        seconds = time.perf_counter() - started
+        for piece, cost in zip(pieces, costs, strict=True):
+            piece.cost, piece.seconds = cost, seconds
+
+    def _take(self) -> None:
+        """Of each network the next piece, after all that follows from its last one."""
+        pace = max((piece.run.pace for piece in self._next), default=1)
+        for piece in self._next:
+            piece.run.pace = pace
+        self._next = []
+        for i, pieces in list(self._going.items()):
+            try:
+                self._next.append(next(pieces))
+                continue
+            except StopIteration:
+                pass
+            except DivergenceError as error:
+                self._diverged(i, error)
+            del self._going[i]
+
+    def close(self) -> None:
+        """Bring those that were stopped back to where their last piece ended."""
+        for pieces in self._going.values():
+            pieces.close()
+
+
+def _pieces(run: Run, bar: Bar) -> Generator[Piece, None, None]:
+    """Those of all epochs. Who takes them looks for Ctrl-C himself, when he has taken all."""
+    while run.unfinished:
+        yield from run.pieces(lambda: False, bar)
+    run.finish()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .activation import Activation, Softmax
@@ -29,6 +29,11 @@ class Plan:
     rule: UpdateRule = field(default_factory=UpdateRule)
     precision: str | None = None
     threads: int | None = None
+
+    @property
+    def kind(self) -> Plan:
+        """The plan with its rule's kind: one for all networks that the same kernel can train."""
+        return replace(self, rule=self.rule.kind)
 
 
 def threads_at_hand() -> int:

@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -137,13 +137,31 @@ class Examples:
         return int(self.x.shape[0]) if self.rows is None else len(self.rows)
 
 
+@dataclass(eq=False)
+class Piece:
+    """Mini-batches that a run trains on next: ``rows`` of its epoch's order, all with one rate.
+    Who has trained it on them says at what mean ``cost``, and in how many ``seconds``."""
+
+    run: Run
+    rows: slice
+    rate: float
+    cost: float = math.nan
+    seconds: float = 0.0
+
+    @property
+    def order(self) -> Any:
+        """Their examples, as rows of x."""
+        return self.run.order()[self.rows]
+
+
 class Run:
     """One network's call of fit, to be driven an epoch at a time.
 
     Making it checks everything and changes nothing. Then ``begin``; ``epoch`` while ``unfinished``;
-    ``finish``. Whatever is raised in between, the network stands at a step boundary and carries the
-    run, to be resumed. ``threads`` are at most those that it may compute with; the keywords are
-    those of :meth:`gpubp.Network.fit`.
+    ``finish``. Who has a way of his own to train takes the ``pieces`` in epoch's place, with a
+    ``stepper`` that he has set. Whatever is raised in between, the network stands at a step
+    boundary and carries the run, to be resumed. ``threads`` are at most those that it may compute
+    with; the keywords are those of :meth:`gpubp.Network.fit`.
     """
 
     def __init__(
@@ -180,6 +198,7 @@ class Run:
         if self.training.epoch < self.epochs:
             self.rate(self.training.step)  # a schedule that is wrong from the start is refused now
         self.stepper: Any = None
+        self._order: Any = None
         self.pace = 1  # mini-batches in a piece; grows to _PIECE_SECONDS
 
     @property
@@ -254,46 +273,58 @@ class Run:
         change = -(-(t.step * per_epoch // t.steps + 1) * t.steps // per_epoch)
         return min(self.pace, change - t.step, t.steps - t.step)
 
-    def _order(self) -> Any:
-        """The examples of the present epoch in the order drawn, as rows of x."""
-        t, rng, rows = self.training, self.network.rng, self.examples.rows
-        if t.order_state is None:
-            t.order_state = dict(rng.bit_generator.state)
-        order = _draw_order(self.shuffle, rng, t.examples)
-        return order if rows is None else rows[order]
+    def order(self) -> Any:
+        """The examples of the present epoch in their order, as rows of x. It is drawn when first
+        asked for, so that the orders of several networks can be drawn at once."""
+        if self._order is None:
+            t, rng, rows = self.training, self.network.rng, self.examples.rows
+            if t.order_state is None:
+                t.order_state = dict(rng.bit_generator.state)
+            order = _draw_order(self.shuffle, rng, t.examples)
+            self._order = order if rows is None else rows[order]
+        return self._order
 
     def epoch(self, interrupted: Callable[[], bool], bar: Bar) -> None:
         """The rest of the present epoch, then its row of the history."""
         self.prepare()
-        t, m, order = self.training, self.plan.batch_size, self._order()
+        with closing(self.pieces(interrupted, bar)) as pieces:
+            for piece in pieces:
+                order, started = piece.order, time.perf_counter()
+                piece.cost = self.stepper.run(order, piece.rate)
+                piece.seconds = time.perf_counter() - started
+
+    def pieces(self, interrupted: Callable[[], bool], bar: Bar) -> Generator[Piece, None, None]:
+        """An epoch in pieces: who takes one trains the network on it before taking the next. Close
+        it where that was not to be: a piece begun is undone."""
+        t, m = self.training, self.plan.batch_size
         while t.step < t.steps:
             count, rate = self._count(), self.rate(t.step)
-            piece = order[t.step * m : (t.step + count) * m]
+            first, last = t.step * m, min((t.step + count) * m, t.examples)
+            piece = Piece(self, slice(first, last), rate)
             snapshot, counters = self._snapshot(), (t.step, t.cost_sum, t.seconds)
-            started = time.perf_counter()
             try:
-                cost = self.stepper.run(piece, rate)
-                elapsed = time.perf_counter() - started
-                finite = math.isfinite(cost) and self._finite()
+                yield piece
+                finite = math.isfinite(piece.cost) and self._finite()
                 t.step += count
-                t.cost_sum += cost * len(piece)
-                t.seconds += elapsed
+                t.cost_sum += piece.cost * (last - first)
+                t.seconds += piece.seconds
             except BaseException:  # a second Ctrl-C, say: back to the step boundary before
                 self._restore(snapshot)
                 t.step, t.cost_sum, t.seconds = counters
                 raise
             if not finite:
                 t.step, t.cost_sum, t.seconds = counters
-                self._diverged(snapshot, order, count, rate)
-            if elapsed < _PIECE_SECONDS / 2 and count == self.pace:
-                self.pace *= 2 if elapsed > _PIECE_SECONDS / 8 else 8
-            elif elapsed > 2 * _PIECE_SECONDS:
+                self._diverged(snapshot, self.order(), count, rate)
+            if piece.seconds < _PIECE_SECONDS / 2 and count == self.pace:
+                self.pace *= 2 if piece.seconds > _PIECE_SECONDS / 8 else 8
+            elif piece.seconds > 2 * _PIECE_SECONDS:
                 self.pace = max(1, self.pace // 2)
             for callback in self.callbacks:
                 callback.on_interval(t)
-            bar.advance(t, len(piece))
+            bar.advance(t, last - first)
             if interrupted() and t.step < t.steps:
                 raise KeyboardInterrupt
+        self.order()  # an epoch that was stopped at its very end and resumed has drawn it too
         evaluation, rate = None, self.rate(t.steps - 1)
         if self.validation is not None:
             x, y, rows = self.validation.x, self.validation.y, self.validation.rows
@@ -308,7 +339,7 @@ class Run:
             )
         )  # fmt: skip
         t.epoch, t.step, t.cost_sum, t.seconds = t.epoch + 1, 0, 0.0, 0.0
-        t.order_state = None
+        t.order_state = self._order = None
         for callback in self.callbacks:
             callback.on_epoch(t)
         bar.end_of_epoch(t)

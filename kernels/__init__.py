@@ -1,4 +1,4 @@
-"""The kernels' contract: three names, the same in every module below, and one that may be there.
+"""The kernels' contract: three names, the same in every module below, and two that may be there.
 
 ``hadamard_sigma_prime(v, z, a, activation)``
     BP1 with v = grad_a C, BP2 with v = delta^{l+1} w^{l+1}: v (x) sigma'(z); all (m, n).
@@ -14,6 +14,11 @@
 ``score(parameters, activations, cost, x, y)``
     Optional: (the sum of the examples' costs, how many are in the class of y). Without it the
     network computes them by its array library.
+``side_by_side(plan, networks, x, y)``
+    Optional: how so many networks of this plan's kind train together on x and y, or None where one
+    after another is as good. It has ``stepper(plan, parameters)``, the Stepper of one of them, and
+    ``run(pieces)``: for each (stepper, order, learning_rate) what its ``run`` does, to the bit,
+    and the list of their costs.
 
 ``reference`` (plain NumPy) defines what ``cpu`` (Numba) and ``cuda`` (CUDA C) must compute.
 """

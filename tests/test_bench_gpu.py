@@ -139,13 +139,41 @@ def test_gpubp_runs_where_it_is_not_installed(bench: Any, tmp_path: Path) -> Non
     assert "Network([2, 1]" in done.stdout
 
 
-def test_the_gpus_peer_computes_the_reference(bench: Any) -> None:
+@pytest.mark.parametrize("name", ["GpubpCuda", "GpubpFit", "GpubpFleet"])
+def test_the_gpus_peer_computes_the_reference(
+    name: str, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from cuda_on_cpu import build
     from cuda_on_cpu.cupy_on_cpu import installed
 
     if why := build.missing():
         pytest.skip(why)
-    check(bench, "GpubpCuda", installed)
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", "")
+    with installed():
+        import gpu_peers
+    monkeypatch.setattr(gpu_peers.GpubpFleet, "networks", 3)
+    check(bench, name, installed)
+
+
+def test_a_fleet_trains_whole_epochs_at_once(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cuda_on_cpu import build
+    from cuda_on_cpu.cupy_on_cpu import installed
+
+    if why := build.missing():
+        pytest.skip(why)
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", "")
+    case = bench.peers.CASES["S"]
+    _, x, y = bench.peers.data(case)
+    start = gpubp.Network(case.sizes, rng=0, backend="reference")
+    with installed():
+        import gpu_peers
+
+        monkeypatch.setattr(gpu_peers.GpubpFleet, "networks", 2)
+        monkeypatch.setattr(gpu_peers.GpubpFleet, "epochs_at_once", 2)
+        peer = gpu_peers.GpubpFleet(case, x, y, list(start.weights), list(start.biases))
+        peer.epoch(np.arange(len(x)))
+    assert [len(net.history) for net in peer.fleet] == [2, 2]
+    assert peer.fleet[0].history.cost != peer.fleet[1].history.cost  # orders of their own
 
 
 @pytest.mark.parametrize("name", ["TorchOnGPU", "Jax", "JaxPermuted"])

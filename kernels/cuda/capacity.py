@@ -78,6 +78,10 @@ class Shape:
         """Predicted, a step."""
         return self.cycles / CLOCK
 
+    def turns(self, networks: int, device: Device) -> int:
+        """Of so many networks side by side; a block takes a multiprocessor."""
+        return -(-networks // max(1, device.multiprocessors // self.cluster))
+
 
 class DoesNotFitError(ValueError):
     """Why a network cannot be trained by resident.cu on a GPU."""
@@ -104,8 +108,7 @@ def choose_shape(plan: Plan, data: Data, device: Device, networks: int = 1) -> S
         )
 
     def time(s: Shape) -> tuple[int, int]:
-        together = max(1, device.multiprocessors // s.cluster)  # a block takes a multiprocessor
-        return -(-networks // together) * s.cycles, s.cluster
+        return s.turns(networks, device) * s.cycles, s.cluster
 
     return min(fitting, key=time)
 

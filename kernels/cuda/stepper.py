@@ -31,7 +31,7 @@ WAYS: dict[str, type[Graphs] | type[Cooperative] | type[OnChip]] = {
     "cooperative": Cooperative,
     "graph": Graphs,
 }
-_VARIABLE = "GPUBP_CUDA_STEPPER"
+VARIABLE = "GPUBP_CUDA_STEPPER"
 # Estimates for an H200, not measured: seconds a launch in a graph, a barrier of the grid with what
 # waits for memory beside it, and products a second of kernels that fill the chip.
 _LAUNCH, _BARRIER = 1.7e-6, 1.5e-6
@@ -40,12 +40,12 @@ _PRODUCTS = {"float32": 25e12, "float64": 12e12, "tf32": 70e12, "bf16": 95e12}
 
 def choose_way(plan: Plan, x: Any, y: Any) -> str:
     """The name of the way to train by a plan on such data; ``$GPUBP_CUDA_STEPPER`` overrides it."""
-    asked = os.environ.get(_VARIABLE)
+    asked = os.environ.get(VARIABLE)
     if asked and asked not in WAYS:
-        raise unknown(_VARIABLE, asked, WAYS)
+        raise unknown(VARIABLE, asked, WAYS)
     seconds, why_not = predicted(plan, x, y)
     if asked in why_not:
-        raise ValueError(f"{_VARIABLE}={asked!r} does not apply: {why_not[asked]}")
+        raise ValueError(f"{VARIABLE}={asked!r} does not apply: {why_not[asked]}")
     return asked or min(seconds, key=seconds.__getitem__)
 
 
@@ -73,7 +73,7 @@ def describe() -> str:
         f"resident where a network fits {room:,} bytes a block, cooperative where launches would "
         "take longer than arithmetic, else graph, as predicted"
     )
-    return f"{os.environ.get(_VARIABLE) or rule} ({_VARIABLE} overrides)"
+    return f"{os.environ.get(VARIABLE) or rule} ({VARIABLE} overrides)"
 
 
 class Stepper:

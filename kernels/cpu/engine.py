@@ -88,11 +88,12 @@ def _pack(x, at, m, n_in, w_step, part, parts, like, packed, chunk_step, index, 
 
 @_jit
 def _close_chunk(packed, start, index, index_start, pos, m, width, like, scratch):
-    zero = splat(like - like)
+    zero, end = splat(like - like), (pos + 7) // 8 * 8
     for i in range(m):
-        store(packed, start + i * width + pos, zero)
-    for k in range(8):
-        put(index, index_start + pos + k, np.int32(scratch))
+        for k in range(pos, end, lane_count(like)):
+            store(packed, start + i * width + k, zero)
+    for k in range(pos, end):
+        put(index, index_start + k, np.int32(scratch))
 
 
 @_jit

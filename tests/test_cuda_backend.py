@@ -81,13 +81,28 @@ def test_wrong_index(stand_in: Any) -> None:
         assert gpubp.get_backend("cuda:1").name == "cuda:1"
 
 
-@pytest.mark.parametrize(("capability", "served"), [("61", False), ("70", True), ("120", True)])
-def test_age_of_the_gpu(capability: str, served: bool, stand_in: Any) -> None:
+@pytest.mark.parametrize(
+    ("capability", "cuda", "refused"),
+    [
+        ("61", 12, "GPU 0 has compute capability 6.1; use one of at least 7.0"),
+        ("70", 12, None), ("75", 13, None), ("120", 13, None),
+        ("70", 13, "GPU 0 has compute capability 7.0, for which CUDA 13 does not compile; pip in"),
+    ],
+)  # fmt: skip
+def test_age_of_the_gpu(
+    capability: str, cuda: int, refused: str | None, stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stand_in.cuda.nvrtc, "getVersion", lambda: (cuda, 0))
     with imagined(compute_capability=capability):
-        if served:
+        if refused is None:
             assert gpubp.get_backend("cuda").xp is stand_in
         else:
-            assert "GPU 0 has compute capability 6.1; use one of at least 7.0" in reason()
+            assert refused in reason()
+
+
+def test_age_of_cupy(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stand_in, "__version__", "14.1.1")
+    assert "CuPy 14.1.1 is too old; pip install" in reason()
 
 
 def test_no_nvrtc(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,8 +103,9 @@ def choose_shape(plan: Plan, data: Data, device: Device, networks: int = 1) -> S
     if not (fitting := [s for s in held if s.shared_bytes <= room]):
         least = min(held, key=lambda s: s.shared_bytes)
         raise DoesNotFitError(
-            f"{network} needs {least.shared_bytes:,} bytes of shared memory in each of "
-            f"{least.cluster} blocks, and this GPU has {room:,}"
+            f"{network} needs {least.shared_bytes:,} bytes of shared memory in "
+            f"{f'each of {least.cluster} blocks' if least.cluster > 1 else 'a block'}, and this "
+            f"GPU has {room:,}"
         )
 
     def time(s: Shape) -> tuple[int, int]:

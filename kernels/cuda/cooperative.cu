@@ -7,9 +7,9 @@
 //         3   BP4, BP3 and the update of every layer, tile by tile over the grid
 //
 // Plain twin: the launches of minibatch.py, forward, BP1, BP2 and outer_sum, whose tiles and
-// epilogues these are. A launch costs about 2 us even in a graph, more than these networks'
+// epilogues these are. A launch should cost about 2 us even in a graph, more than these networks'
 // arithmetic; a barrier of the grid costs two fences and a round trip to the second-level cache,
-// about 1 us.
+// about 1 us (estimates, here and below: nothing has been measured).
 //
 // Why this shape. Rows are independent in 2, so that a block takes its rows through the whole head
 // and back with barriers of its own only; a pair (row, neuron) is a dot product by a warp. Three

@@ -94,6 +94,7 @@ class Family:
             rule = plan.rule
             numbers = (member.learning_rate, rule.momentum, rule.l2, rule.l1)
             table[i] = (*(a.data.ptr for a in arrays), cost, member.examples, *numbers)
+        self._table = table  # kept while it may still be copied
         there = cp.empty(table.nbytes, np.uint8)
         stream = cp.cuda.get_current_stream()
         there.set(table.view(np.uint8), stream=stream)

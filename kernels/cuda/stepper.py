@@ -11,7 +11,6 @@ GPU's limits; it times nothing. ``GPUBP_CUDA_STEPPER`` asks for one of them.
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -70,8 +69,8 @@ def describe() -> str:
     """The rule in a line, with what overrides it now."""
     room = device_limits().shared_bytes
     rule = (
-        f"resident where a network fits {room:,} bytes a block, cooperative where launches would "
-        "take longer than arithmetic, else graph, as predicted"
+        f"resident where a network fits {room:,} bytes a block, cooperative where its layers are "
+        "small, or graph: the quickest as predicted"
     )
     return f"{os.environ.get(VARIABLE) or rule} ({VARIABLE} overrides)"
 
@@ -88,10 +87,8 @@ class Stepper:
         self.way = choose_way(plan, x, y)
         self._feed = make_feed(x, y, plan.batch_size)
         self._stream = cp.cuda.Stream(non_blocking=True)
-
-    @cached_property
-    def _way(self) -> Graphs | Cooperative | OnChip:
-        return WAYS[self.way](self.plan, self.parameters, self._feed, self._stream)
+        # Compiled and allocated before training changes anything.
+        self._way = WAYS[self.way](plan, parameters, self._feed, self._stream)
 
     def run(self, order: Any, learning_rate: float) -> float:
         """Train on the examples of ``order``; the mean of their objective before each update."""

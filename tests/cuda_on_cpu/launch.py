@@ -109,7 +109,7 @@ class Function:
             raise KernelError(
                 f"{self.name}: {found[0]} blocks of a cooperative launch on "
                 f"{machine.multiprocessors} multiprocessors: where they do not fit, CuPy launches "
-                "fewer without a word"
+                "fewer"
             )
         if threads > most:
             self._invalid(f"{threads} threads a block, at most {most}")

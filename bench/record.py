@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -235,75 +236,71 @@ def time_to_accuracy_table() -> str:
     return "\n".join([*lines, "", _where(rows)])
 
 
-def epoch_table() -> str:
-    """Microseconds a training step by each library, and how many times gpubp's that is."""
-    rows = newest("epoch")
+def _side_by_side(
+    rows: list[dict[str, str]], corner: str, unit: str, ours: str,
+    cell: Callable[[dict[str, str], float], str],
+) -> list[str]:  # fmt: skip
+    """A line a subject, a column a case: cell(row, how many times our median its median is)."""
     cases, subjects = _grid(rows)
-    ours = "gpubp cpu"
     lines = [
-        f"| library | {' | '.join(f'{case}, us a step' for case in cases)} |",
+        f"| {corner} | {' | '.join(f'{case}, {unit}' for case in cases)} |",
         f"|---|{'---|' * len(cases)}",
     ]
     for subject in subjects:
         cells = []
         for found in cases.values():
-            cell = ""
-            if subject in found:
-                us = float(found[subject]["median"])
-                times = us / float(found[ours]["median"])
-                threads = found[subject]["note"].split()[0]
-                cell = f"{_three_digits(us)} on {threads}"
-                cell += "" if subject == ours else f" ({times:.1f}x)"
-            cells.append(cell)
+            if subject not in found:
+                cells.append("")
+                continue
+            own = float(found[ours]["median"]) if ours in found else math.nan
+            cells.append(cell(found[subject], float(found[subject]["median"]) / own))
         lines.append(f"| {subject} | {' | '.join(cells)} |")
+    return lines
+
+
+def _times(row: dict[str, str], ours: str, times: float) -> str:
+    """In brackets how many times ours, where there are two to compare."""
+    return "" if row["subject"] == ours or math.isnan(times) else f" ({times:.1f}x)"
+
+
+def epoch_table() -> str:
+    """Microseconds a training step by each library, and how many times gpubp's that is."""
+    rows, ours = newest("epoch"), "gpubp cpu"
+
+    def cell(row: dict[str, str], times: float) -> str:
+        us, threads = _three_digits(float(row["median"])), row["note"].split()[0]
+        return f"{us} on {threads}{_times(row, ours, times)}"
+
     data = sorted({row["note"].split("; ")[1] for row in rows})
+    lines = _side_by_side(rows, "library", "us a step", ours, cell)
     return "\n".join([*lines, "", f"Data: {', '.join(data)}. {_where(rows)}"])
 
 
 def fleet_table() -> str:
     """Seconds an epoch of all networks takes side by side and one after another."""
-    rows = newest("fleet")
-    cases, subjects = _grid(rows)
-    ours = "Fleet"
-    lines = [
-        f"| | {' | '.join(f'{case}, s an epoch' for case in cases)} |",
-        f"|---|{'---|' * len(cases)}",
-    ]
-    for subject in subjects:
-        cells = []
-        for found in cases.values():
-            seconds, low, high = (float(found[subject][name]) for name in ("median", "low", "high"))
-            times = seconds / float(found[ours]["median"])
-            cell = f"{seconds:.2f} ({low:.2f} to {high:.2f})"
-            cells.append(cell if subject == ours else f"{cell}, {times:.2f}x")
-        lines.append(f"| {subject} | {' | '.join(cells)} |")
+    rows, ours = newest("fleet"), "Fleet"
+
+    def cell(row: dict[str, str], times: float) -> str:
+        seconds, low, high = (float(row[name]) for name in ("median", "low", "high"))
+        text = f"{seconds:.2f} ({low:.2f} to {high:.2f})"
+        return text if row["subject"] == ours else f"{text}, {times:.2f}x"
+
     notes = sorted({row["note"] for row in rows})
+    lines = _side_by_side(rows, "", "s an epoch", ours, cell)
     return "\n".join([*lines, "", f"{', '.join(notes)}. {_where(rows)}"])
 
 
 def gpu_table() -> str:
     """Microseconds a training step on a GPU, and how many times gpubp's that is."""
-    rows = newest("gpu")
+    rows, ours = newest("gpu"), "gpubp cuda"
     if not rows:
         return "Nothing has been timed on a GPU yet: `python bench/gpu.py` does it."
-    cases, subjects = _grid(rows)
-    ours = "gpubp cuda"
-    lines = [
-        f"| library | {' | '.join(f'{case}, us a step' for case in cases)} |",
-        f"|---|{'---|' * len(cases)}",
-    ]
-    for subject in subjects:
-        cells = []
-        for found in cases.values():
-            cell = ""
-            if subject in found:
-                us = float(found[subject]["median"])
-                cell = _three_digits(us)
-                if subject != ours and ours in found:
-                    cell += f" ({us / float(found[ours]['median']):.1f}x)"
-            cells.append(cell)
-        lines.append(f"| {subject} | {' | '.join(cells)} |")
+
+    def cell(row: dict[str, str], times: float) -> str:
+        return f"{_three_digits(float(row['median']))}{_times(row, ours, times)}"
+
     data = sorted({row["note"] for row in rows})
+    lines = _side_by_side(rows, "library", "us a step", ours, cell)
     return "\n".join([*lines, "", f"float32. Data: {', '.join(data)}. {_where(rows)}"])
 
 

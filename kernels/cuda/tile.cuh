@@ -32,7 +32,7 @@
 // (forward), 322 (BP2), 320 (update), with bytes gathered 352 and 356; before there were runs, 389
 // to 495. At an instruction a cycle and scheduler, case L, [784, 1024, 1024, 10] with 512 rows, is
 //     2 x (49 x 352 + 64 x 319 + 64 x 322 + 2 x 32 x 356 + 2 x 32 x 320) cycles = 203,000 (an
-// update is two tiles a multiprocessor), 113 us at 1.8 GHz (counted, not measured), 103 at 1.98, where
+// update is two tiles a multiprocessor), 113 us at 1.8 GHz (counted, not measured), where
 // the arithmetic alone at its best is 73; and 10 small kernels, beginnings and ends of 1 to 2 us.
 //
 // ``each_a(q, value)`` sees, once, all that a thread fetches of A: of an A that is not along k

@@ -21,7 +21,8 @@ from .callbacks import Callback, EarlyStopping
 from .checkpoint import load
 from .cost import Cost, define_cost
 from .errors import BackendUnavailable, DataFormatError, DeviceMemoryError, DivergenceError
-from .fleet import Fleet, FleetResult, FleetRow
+from .fleet import Fleet
+from .fleet_result import FleetResult, FleetRow
 from .history import Epoch, History
 from .network import Evaluation, Network
 

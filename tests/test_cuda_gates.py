@@ -102,6 +102,7 @@ MUTANTS = gate.mutants()
 _TELLING = ("tile 0", "ragged", "softmax")
 _TELLING_OF = {
     "mma.cuh": ("tf32, tile 0",), "tile_mma.cuh": ("tf32, tile 0",),
+    "tile_async.cuh": ("copied", "copied, floats"),
     "cooperative.cu": ("cooperative", "cooperative, deep"),
     "grid.cuh": ("cooperative", "cooperative, deep"),
     "resident.cu": ("resident", "resident, deep", "resident, softmax"),

@@ -35,9 +35,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) forward(
 #endif
     const auto x_i = [&](int i) { return x + rows[i] * K; };
 #else
-    const Lines x_i = {x, K};
+    const Lines<Input> x_i = {x, K};
 #endif
-    const Lines w_j = {w, K};
+    const Lines<T> w_j = {w, K};
     const auto epilogue = [&](int i, int j, T sum) {
 #ifdef MUTANT_BIAS_OF_THE_ROW
         const T z_ij = sum + b[i % N];

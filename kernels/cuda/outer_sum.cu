@@ -45,9 +45,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) outer_sum(
     const auto a_i = [&](int i) { return a + rows[i] * K; };
 #endif
 #else
-    const Lines a_i = {a, K};
+    const Lines<Input> a_i = {a, K};
 #endif
-    const Lines delta_i = {delta, N};
+    const Lines<T> delta_i = {delta, N};
 #if UPDATE
     const Rule rule = {*eta, momentum, l2, l1};
 #endif

@@ -14,16 +14,15 @@
 //    the rows of 8 neighbouring threads begin in 8 different groups of banks.
 // 3. Slices take every SLICES-th four of k. Their sums meet in the memory of the stages.
 //
-// Plain arithmetic of 64 x 64 x 32 a stage: 512 fma a thread of 256, 32 reads and 4 copies.
+// Instructions of a stage of 64 x 64 x 32, a thread of 256, in sm_90's machine code: 512 fma of 572
+// (forward), 586 (BP2) and 604 (update, of the tiles that add up BP3); tile.cuh takes 638, 644 and
+// 632 for as much. Case L, [784, 1024, 1024, 10] with 512 rows, at an instruction a cycle and
+// scheduler:
+//     2 x (25 x 572 + 32 x 572 + 32 x 586 + 2 x 16 x 604 + 2 x 16 x 604) cycles = 180,000
+// (an update is two tiles a multiprocessor): 95 us at 1.9 GHz (counted, not measured), where tile.cuh
+// with rows gathered from bytes takes 203,000, and the fma alone 156,000.
 
 #include "async_copy.cuh"
-
-// Where the lines of an operand lie: line l begins at base + l pitch.
-struct Lines {
-    const T* base;
-    long long pitch;
-    __device__ const T* operator()(int l) const { return base + l * pitch; }
-};
 
 // A thread's PER elements in one direction, of COUNT threads: along k every COUNT-th, so that
 // neighbouring threads read neighbouring rows; else in strips, as in tile.cuh.
@@ -47,19 +46,19 @@ template <int BM_, int BN_, int BK, int TM, int TN, int SLICES, int STAGES> stru
         alignas(16) T at[ROWS][PITCH];
 
         // Where this thread's first run lies, of the stage that begins at i0 and k = 0.
-        static __device__ const T* begin(const Lines& lines, int i0)
+        static __device__ const T* begin(const Lines<T>& lines, int i0)
         {
             const int row = threadIdx.x / ACROSS, column = threadIdx.x % ACROSS * RUN;
             return lines.base + (ALONG_K ? i0 + row : row) * lines.pitch
                 + (ALONG_K ? column : i0 + column);
         }
-        static __device__ long long step(const Lines& lines)
+        static __device__ long long step(const Lines<T>& lines)
         {
             return ALONG_K ? BK : BK * lines.pitch;
         }
         // Begin to copy what ``from`` points to and the runs behind it, zeros beyond the bounds.
         __device__ void copy(
-            const T* from, const Lines& lines, int i0, int width, int k0, int depth)
+            const T* from, const Lines<T>& lines, int i0, int width, int k0, int depth)
         {
             constexpr int STRIDE = THREADS / ACROSS;  // rows from turn to turn
             const int row = threadIdx.x / ACROSS, column = threadIdx.x % ACROSS * RUN;
@@ -121,7 +120,7 @@ template <int BM_, int BN_, int BK, int TM, int TN, int SLICES, int STAGES> stru
         int A_RUN, int B_RUN, bool A_ALONG_K, bool B_ALONG_K, class Each, class Epilogue>
     static __device__ void product(
         Shared<A_ALONG_K, B_ALONG_K>& shared, int tile, int rows, int columns, int depth,
-        const Lines& a_line, const Lines& b_line, const Each& each_a, const Epilogue& epilogue)
+        const Lines<T>& a_line, const Lines<T>& b_line, const Each& each_a, const Epilogue& epilogue)
     {
         static_assert(A_RUN == RUN && B_RUN == RUN, "only what lies in runs of 16 bytes");
         const int i0 = tile_row<AsyncTile>(tile, columns) * BM, t = threadIdx.x;

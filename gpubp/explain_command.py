@@ -12,11 +12,12 @@ import numpy as np
 from . import explain as explanations
 from .arrays import check_count
 from .checkpoint import load
-from .commands import check_sizes, check_writable, load_data, say
+from .commands import check_sizes, check_writable, load_data
 from .data._files import replacing
 from .errors import unknown
 from .explain.pathsum import MAX_PATHS
 from .network import Network
+from .output import say
 
 _PARTS = ("trace", "health", "paths")
 _HEALTH_ROWS = 1000

@@ -16,12 +16,13 @@ from .arrays import check_count
 from .backend import get_backend
 from .callbacks import EarlyStopping
 from .checkpoint import load
-from .commands import DataSet, Pair, check_sizes, check_writable, load_data, say, speed
+from .commands import DataSet, Pair, check_sizes, check_writable, load_data, speed
 from .cost import get_cost
 from .history import Epoch, History
 from .initialise import get_initialiser
 from .network import Network
 from .optimiser import UpdateRule
+from .output import say
 from .schedule import Schedule, make_schedule
 
 _NETWORK_OPTIONS = ("sizes", "activation", "cost", "init", "dtype", "rng")

@@ -63,5 +63,5 @@ def speaking() -> Iterator[None]:
         complain(" ".join(str(message).split()))
 
     with warnings.catch_warnings():
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]
         yield

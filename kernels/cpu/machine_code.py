@@ -48,7 +48,7 @@ def tell(folder: Path | str, what: str) -> None:
     )
 
 
-class _Sealed(IndexDataCacheFile):  # type: ignore[misc]
+class _Sealed(IndexDataCacheFile):
     """Numba's index and data files, each behind a digest of its content."""
 
     def _dump(self, obj: Any) -> bytes:
@@ -93,7 +93,7 @@ def _loads(content: bytes) -> Any:
     return pickle.loads(content)
 
 
-class _Kept(FunctionCache):  # type: ignore[misc]
+class _Kept(FunctionCache):
     """Numba's cache of one function, which never fails."""
 
     def __init__(self, function: Any) -> None:
@@ -145,7 +145,7 @@ def kept_jit(function: Any) -> Any:
         with uninterrupted():
             return compile_it(sig)
 
-    dispatcher.compile = compiled
+    dispatcher.compile = compiled  # type: ignore[method-assign]
     return dispatcher
 
 
@@ -165,7 +165,7 @@ def kept_cfunc(signature: Any) -> Callable[[Any], Any]:
 
 def check_compiler() -> None:
     """``BackendUnavailable`` where Numba was told to compile nothing: no kernel runs as Python."""
-    if config.DISABLE_JIT:
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
         raise BackendUnavailable(
             "NUMBA_DISABLE_JIT=1 turns off the compiler of backend 'cpu' and of digits28: unset "
             "it, or use backend='reference' and other data"

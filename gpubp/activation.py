@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from .errors import is_name, unknown
-from .expression import Expression, check_derivative
+from .expression import Expression
+from .slope import check_derivative
 
 # SELU's two constants (Klambauer et al., 2017): the fixed point of mean 0, variance 1.
 _SCALE, _ALPHA = 1.0507009873554805, 1.6732632423543772

@@ -46,6 +46,16 @@ _FORMULAS = {
     "identity": ("z", "1"),
 }
 
+# What other libraries call them.
+_ELSEWHERE = {
+    **dict.fromkeys(("linear", "none"), "identity"),
+    **dict.fromkeys(("logistic", "expit"), "sigmoid"),
+    "swish": "silu", "lrelu": "leaky_relu",
+    "relu6": "use the formula 'min(max(z, 0), 6)'",
+    "hardtanh": "use the formula 'max(-1, min(1, z))'",
+    "mish": "use the formula 'z*tanh(log1p(exp(z)))'",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -122,7 +132,7 @@ def get_activation(activation: str | Activation | Softmax) -> Activation | Softm
     if activation in ACTIVATIONS:
         return ACTIVATIONS[activation]
     if is_name(activation):
-        raise unknown("activation", activation, ACTIVATIONS)
+        raise unknown("activation", activation, ACTIVATIONS, _ELSEWHERE)
     return define_activation(activation, activation)
 
 

@@ -65,8 +65,10 @@ def check_pair(path: FilePath, x: NDArray[Any], y: NDArray[Any], what: str = "")
         raise DataFormatError(path, expected=f"finite {what}examples", found="NaN or infinity")
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= 2**63:
-        found = str(low if low < 0 else high)
-        raise DataFormatError(path, expected=f"{what}labels from 0 to 2^63 - 1", found=found)
+        row = int(np.argmax((y < 0) | (y >= 2**63)))
+        raise DataFormatError(
+            path, expected=f"{what}labels from 0 to 2^63 - 1", found=f"{y[row]} in row {row}"
+        )
     return np.ascontiguousarray(x.reshape(len(x), -1)), y.astype(np.int64)
 
 

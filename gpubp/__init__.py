@@ -20,7 +20,13 @@ from .backprop import Gradients
 from .callbacks import Callback, EarlyStopping
 from .checkpoint import load
 from .cost import Cost, define_cost
-from .errors import BackendUnavailable, DataFormatError, DeviceMemoryError, DivergenceError
+from .errors import (
+    BackendUnavailable,
+    DataFormatError,
+    DeviceMemoryError,
+    DivergenceError,
+    IntensityWarning,
+)
 from .fleet import Fleet
 from .fleet_result import FleetResult, FleetRow
 from .history import Epoch, History
@@ -48,6 +54,7 @@ __all__ = [
     "FleetRow",
     "Gradients",
     "History",
+    "IntensityWarning",
     "Network",
     "data",
     "define_activation",

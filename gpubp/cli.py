@@ -11,6 +11,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -242,10 +243,17 @@ def _attempt(argv: Sequence[str]) -> int:
         return 3 if isinstance(error, DivergenceError) else 2
 
 
+def _tell(message: Warning | str, *where: Any, **more: Any) -> None:
+    """A warning as one line, without the place in the code that no user of the command wrote."""
+    print(f"gpubp: warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (see the module's docstring)."""
     try:
-        code = _attempt(sys.argv[1:] if argv is None else argv)
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell
+            code = _attempt(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:
         code = 141
     try:

@@ -19,6 +19,10 @@ class DeviceMemoryError(MemoryError):
     """The GPU's memory does not suffice; the message gives the bytes needed and what to change."""
 
 
+class IntensityWarning(UserWarning):
+    """Inputs look like images on the scale of bytes, 0 to 255, that nobody divides by 255."""
+
+
 class DataFormatError(ValueError):
     """A file does not hold what its format promises.
 

@@ -212,7 +212,8 @@ def test_targets_of_probabilities_lie_in_the_unit_interval(cost: str) -> None:
     for y, target in ((LABELS, "2"), (LABELS - 1, "-1"), (LABELS / 2 + 0.5, "1.5")):
         for ask in (net.backprop, net.evaluate):
             with pytest.raises(
-                ValueError, match=rf"y holds the target {target}, but cost '{cost}'"
+                ValueError,
+                match=rf"y holds the target {target}, first in row \d+, but cost '{cost}'",
             ):
                 ask(X, y)
     net.evaluate(X, LABELS / 2)

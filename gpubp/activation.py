@@ -110,8 +110,9 @@ def define_activation(name: str, sigma: str, sigma_prime: str | None = None) -> 
     """An activation from a formula: ``define_activation("softsign", "z/(1 + abs(z))")``.
 
     ``sigma`` is in z; ``sigma_prime`` is in z and a, and is derived symbolically when it is not
-    given. Either way it is compared with sigma's own slope at many points, and a
-    ``ValueError`` names the point where they differ. The result goes wherever a name goes.
+    given. Either way it is compared with sigma's own slope at many points, far out and on both
+    sides of every switch, and a ``ValueError`` names the point where they differ. The result goes
+    wherever a name goes.
     """
     if name in ACTIVATIONS:
         raise ValueError(f"activation {name!r} is built in: give your own another name")

@@ -319,7 +319,9 @@ class Network:
         """Train by mini-batch SGD; returns the history, one row an epoch.
 
         Args:
-            x: (n, n_1) floats, or uint8 intensities read as x/255.
+            x: (n, n_1) floats, or uint8 intensities read as x/255: an array, a DataFrame of numbers
+                or, on the CPU, a SciPy sparse matrix. Whole numbers from 0 to 255, some above 127,
+                of another dtype bring an :class:`~gpubp.IntensityWarning`.
             y: (n,) integer labels, or (n, n_L) targets.
             epochs: passes over the examples; with ``resume`` counted from the run's beginning.
             batch_size: m; the last mini-batch of an epoch may be smaller and is divided by its own

@@ -63,7 +63,7 @@ def _evaluate(formula: Expression, values: Mapping[str, Any]) -> Any:
 
 def _slope(f: Expression, points: Mapping[str, Any], variable: str) -> tuple[Any, Any]:
     """(whether f is an ordinary number there, its slope) at each point."""
-    stepped = _evaluate(f, points | {variable: points[variable] + 1e-30j})
+    stepped = _evaluate(f, {**points, variable: points[variable] + 1e-30j})
     # Not where log(-1) is a number, as it is not in f.
     return np.isclose(stepped.real, _evaluate(f, points)) & np.isfinite(
         stepped
@@ -172,7 +172,7 @@ def _beside(
     trials = len(others[variable])
 
     def sign(values: Mapping[str, Any]) -> Any:
-        return np.sign(_evaluate(formula, values | _given(given, values)))
+        return np.sign(_evaluate(formula, {**values, **_given(given, values)}))
 
     table = {name: np.repeat(others[name], len(grid)) for name in names}
     table[variable] = np.tile(grid, trials)

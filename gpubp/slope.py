@@ -125,7 +125,6 @@ def _points(
     ]
     grid = np.unique(np.concatenate([places, np.linspace(-4, 4, 801), at_numbers]))
     grid = grid[(grid >= least) & (grid <= most)]
-    grid += 1e-9 * np.maximum(1, np.abs(grid))  # no switch at a round number is met exactly
     switches = {switch for formula in formulas for switch in _switches(formula._tree)}
     for switch in sorted(switches, key=repr):
         groups.append(_beside(switch, variable, grid, names, given, draw))

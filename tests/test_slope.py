@@ -45,6 +45,10 @@ def test_built_in_costs_pass(cost: Cost) -> None:
         ("where(z*z > 2000 and z*z < 2000.1, 2*z, z)", "1"),
         ("where(3*z > 6 and 3*z < 6.00001, 2*z, z)", "1"),
         ("z + max(0, 1e-4 - abs(exp(z) - 12))", "1"),
+        # ... and where a switch changes its sign twice at once, or is met exactly, or is none
+        ("where((z - 777)*(z - 777.01) < 0, 2*z, z)", "1"),
+        ("z + max(0, 1e-5 - abs(3*z - 6))", "1"),
+        ("exp(-((z - 777)*10000)**2)", "0"),
         ("max(z, 0)", "where(z > 0.0001, 1, 0)"),
         ("tanh(z)", "where(a > 0.9999999, 0.5, 1 - a*a)"),
         ("tanh(1e-5*z)", "1e-5"),
@@ -66,6 +70,7 @@ def test_a_slope_that_is_wrong_only_far_out_or_close_to_a_switch(
         ("where(abs(a - y) <= 50, 0.5*(a - y)**2, 50*abs(a - y) - 1250)", "a - y"),
         ("where(a + y > 3 and a + y < 3.001, a, 0)", "0"),
         ("where(a*y > 300, a, 0)", "0"),
+        ("where(y > 1000, 2*a, a)", "1"),
         ("0.5*(a - y)**2", "where(abs(a - y) < 20, a - y, 20)"),
     ],
 )

@@ -141,7 +141,7 @@ def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> A
         )
     if x.shape[0] == 0:
         raise ValueError(f"{name} holds no examples")
-    if _on_scale_of_bytes(xp, x.data if sparse else x):
+    if _on_scale_of_bytes(xp, x.data if sparse else x, with_zeros=sparse):
         _warn_of_intensities(f"{name} holds", given.dtype if sparse else x.dtype)
     if sparse:
         return x
@@ -151,12 +151,13 @@ def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> A
     return xp.ascontiguousarray(x)
 
 
-def _on_scale_of_bytes(xp: ModuleType, values: Any) -> bool:
+def _on_scale_of_bytes(xp: ModuleType, values: Any, with_zeros: bool) -> bool:
     """Whether the values are whole numbers from 0 to 255, some above 127, and not uint8.
 
     So are images of 8 bits, which read as they are would be 255 times too large; but not zeros and
-    ones, counts below 128, nor images of 4 bits (scikit-learn's digits). Of many rows, a few spread
-    evenly that do not look so are enough for no.
+    ones, counts below 128, images of 4 bits (scikit-learn's digits), nor one number everywhere. Of
+    many rows, a few spread evenly that do not look so are enough for no. ``with_zeros``: there are
+    zeros beside these values.
     """
     if values.dtype.kind not in "iuf" or values.dtype == np.uint8 or not values.size:
         return False
@@ -164,7 +165,7 @@ def _on_scale_of_bytes(xp: ModuleType, values: Any) -> bool:
     step = max(1, len(values) // max(_SAMPLE_ROWS, _SAMPLE_VALUES // width))
     sample = values[::step]
     rest = row_chunks(len(values), values[:1].nbytes) if step > 1 else ()
-    if not float(sample.max()) > 127:
+    if not float(sample.max()) > max(127, 0 if with_zeros else float(sample.min())):
         return False
     for part in chain([sample], (values[rows] for rows in rest)):
         if not (float(part.min()) >= 0 and float(part.max()) <= 255):

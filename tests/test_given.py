@@ -261,8 +261,12 @@ KINDS_OF_IMAGES: dict[str, Callable[[], Any]] = {
     "list": lambda: IMAGES.tolist(),
     "pandas": lambda: pandas().DataFrame(IMAGES),
     "sparse": lambda: scipy.sparse.csr_array(IMAGES),
+    "sparse, 0 and 255": lambda: scipy.sparse.csr_array(IMAGES // 128 * 255),
+    "0 and 255": lambda: IMAGES // 128 * 255.0,
     "sparse floats": lambda: scipy.sparse.coo_array(IMAGES.astype(float)),
-    "negative beyond the sample": lambda: np.where(np.arange(300)[:, None] == 299, 128, IMAGES),
+    "one row alone beyond the sample": lambda: np.where(
+        np.arange(300)[:, None] == 299, 128, IMAGES
+    ),
 }
 OTHERS: dict[str, Callable[[], Any]] = {
     "bytes": lambda: IMAGES.astype(np.uint8),
@@ -274,6 +278,7 @@ OTHERS: dict[str, Callable[[], Any]] = {
     "beyond 255": lambda: IMAGES + 1,
     "negative": lambda: IMAGES - 1,
     "one that is not whole": lambda: IMAGES + (np.arange(1200).reshape(300, 4) == 1197) / 2,
+    "one number": lambda: np.full((300, 4), 200.0),
     "16 bits": lambda: 257 * IMAGES,
     "nothing": lambda: scipy.sparse.csr_array((300, 4)),
 }

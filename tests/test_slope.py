@@ -118,6 +118,11 @@ def test_what_is_right_passes() -> None:
         gpubp.define_cost("right", cost, unit_interval=True)
 
 
+def test_the_point_with_the_smallest_numbers_is_told() -> None:
+    with pytest.raises(ValueError, match=r"at z = 6\.0\d* it gives 1 and the slope is 0"):
+        gpubp.define_activation("wrong", "min(max(z, 0), 6)", "where(z > 0, 1, 0)")
+
+
 def test_derivatives_that_are_nowhere_finite_are_refused() -> None:
     for sigma, sigma_prime in (("log(z - 100)", "1/(z - z)"), ("z", "0*z/0")):
         with pytest.raises(ValueError, match="is not the derivative"):

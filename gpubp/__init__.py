@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from .callbacks import Callback, EarlyStopping
     from .checkpoint import load
     from .cost import Cost, define_cost
-    from .errors import BackendUnavailable, DataFormatError, DeviceMemoryError, DivergenceError
+    from .errors import (
+        BackendUnavailable,
+        DataFormatError,
+        DeviceMemoryError,
+        DivergenceError,
+        IntensityWarning,
+    )
     from .fleet import Fleet
     from .fleet_result import FleetResult, FleetRow
     from .history import Epoch, History
@@ -46,6 +52,7 @@ __all__ = [
     "FleetRow",
     "Gradients",
     "History",
+    "IntensityWarning",
     "Network",
     "data",
     "define_activation",
@@ -65,7 +72,13 @@ _HOMES = {
     "callbacks": ("Callback", "EarlyStopping"),
     "checkpoint": ("load",),
     "cost": ("Cost", "define_cost"),
-    "errors": ("BackendUnavailable", "DataFormatError", "DeviceMemoryError", "DivergenceError"),
+    "errors": (
+        "BackendUnavailable",
+        "DataFormatError",
+        "DeviceMemoryError",
+        "DivergenceError",
+        "IntensityWarning",
+    ),
     "fleet": ("Fleet",),
     "fleet_result": ("FleetResult", "FleetRow"),
     "history": ("Epoch", "History"),

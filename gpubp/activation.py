@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from .errors import is_name, unknown
-from .expression import Expression, check_derivative
+from .expression import Expression
+from .slope import check_derivative
 
 # SELU's two constants (Klambauer et al., 2017): the fixed point of mean 0, variance 1.
 _SCALE, _ALPHA = 1.0507009873554805, 1.6732632423543772
@@ -44,6 +45,16 @@ _FORMULAS = {
     "softsign": ("z/(1 + abs(z))", "1/((1 + abs(z))*(1 + abs(z)))"),
     "identity": ("z", "1"),
 }
+
+# What other libraries call them.
+_ELSEWHERE = {
+    **dict.fromkeys(("linear", "none"), "identity"),
+    **dict.fromkeys(("logistic", "expit"), "sigmoid"),
+    "swish": "silu", "lrelu": "leaky_relu",
+    "relu6": "use the formula 'min(max(z, 0), 6)'",
+    "hardtanh": "use the formula 'max(-1, min(1, z))'",
+    "mish": "use the formula 'z*tanh(log1p(exp(z)))'",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,8 +110,9 @@ def define_activation(name: str, sigma: str, sigma_prime: str | None = None) -> 
     """An activation from a formula: ``define_activation("softsign", "z/(1 + abs(z))")``.
 
     ``sigma`` is in z; ``sigma_prime`` is in z and a, and is derived symbolically when it is not
-    given. Either way it is compared with sigma's own slope at many points, and a
-    ``ValueError`` names the point where they differ. The result goes wherever a name goes.
+    given. Either way it is compared with sigma's own slope at many points, far out and on both
+    sides of every switch, and a ``ValueError`` names the point where they differ. The result goes
+    wherever a name goes.
     """
     if name in ACTIVATIONS:
         raise ValueError(f"activation {name!r} is built in: give your own another name")
@@ -121,7 +133,7 @@ def get_activation(activation: str | Activation | Softmax) -> Activation | Softm
     if activation in ACTIVATIONS:
         return ACTIVATIONS[activation]
     if is_name(activation):
-        raise unknown("activation", activation, ACTIVATIONS)
+        raise unknown("activation", activation, ACTIVATIONS, _ELSEWHERE)
     return define_activation(activation, activation)
 
 

@@ -11,18 +11,38 @@ over where it is used, a part at a time, as it may be more than the GPU holds.
 from __future__ import annotations
 
 import operator
+import sys
+import warnings
 from collections.abc import Iterator
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from .errors import IntensityWarning
+from .frames import (
+    NUMERIC,
+    column_in,
+    columns_of,
+    has_times,
+    not_labels,
+    not_numbers,
+    numeric_columns,
+    unmasked,
+)
+
 _CHUNK_BYTES = 32 << 20  # evaluation and checks look at no more than this at once
+_SAMPLE_ROWS, _SAMPLE_VALUES = 64, 4096  # at least, of the values looked at before all are
 _DLPACK_CUDA = (2, 13)  # DLPack's numbers for device and managed memory of CUDA
 
 
-def as_array(xp: ModuleType, value: Any, name: str) -> Any:
-    """``value`` as an array where it is: of NumPy on the host, of ``xp`` on the network's GPU."""
+def as_array(xp: ModuleType, value: Any, name: str, *, labels: bool = False) -> Any:
+    """``value`` as an array where it is: of NumPy on the host, of ``xp`` on the network's GPU.
+
+    Masked values are refused; a DataFrame's columns are each made an array of numbers, also those
+    of nullable types. ``labels``: words are answered with how to number them.
+    """
     if _on_gpu(value):
         if xp is np:
             raise TypeError(
@@ -36,6 +56,7 @@ def as_array(xp: ModuleType, value: Any, name: str) -> Any:
     elif hasattr(value, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix: only x may be; pass {name}.toarray()")
     elif hasattr(value, "__array__") or not hasattr(value, "__dlpack__"):
+        value = unmasked(value, name)
         try:
             array = np.asarray(value)
         except (ValueError, RuntimeError, TypeError) as error:
@@ -44,8 +65,10 @@ def as_array(xp: ModuleType, value: Any, name: str) -> Any:
             raise ValueError(f"{name} does not form an array: {remedy}") from error
     else:
         array = np.from_dlpack(value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} holds {array.dtype}, not numbers: convert it to float or uint8")
+    if array.dtype.kind not in NUMERIC or has_times(value):
+        array = numeric_columns(value, name) if columns_of(value) else array
+    if array.dtype.kind not in NUMERIC:
+        raise not_labels(array, name) if labels else not_numbers(array, name)
     return array
 
 
@@ -69,16 +92,18 @@ def row_chunks(rows: int, bytes_per_row: int) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
-def check_finite(xp: ModuleType, array: Any, name: str) -> None:
+def check_finite(xp: ModuleType, array: Any, name: str, given: Any = None) -> None:
+    """Refuse NaN and infinity, by row, and by column where ``given``, as it came, names them."""
     if array.dtype.kind != "f" or not array.size:
         return
     for rows in row_chunks(len(array), array[:1].nbytes):
         if not xp.isfinite(array[rows]).all():
-            bad = int(
-                xp.argmax(~xp.isfinite(array[rows]).reshape(len(array[rows]), -1).all(axis=1))
-            )
+            finite = xp.isfinite(array[rows]).reshape(len(array[rows]), -1)
+            bad = int(xp.argmax(~finite.all(axis=1)))
+            column = column_in(given, int(xp.argmax(~finite[bad])))
+            what = "NaN, infinity or no value" if column else "NaN or infinity"
             raise ValueError(
-                f"{name} holds NaN or infinity, first in row {rows.start + bad}: "
+                f"{name} holds {what}, first in row {rows.start + bad}{column}: "
                 "remove or replace such values"
             )
 
@@ -94,9 +119,10 @@ def _converted(xp: ModuleType, array: Any, dtype: Any, name: str) -> Any:
 def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> Any:
     """x as an (n, n_in) C-ordered array of ``dtype``, or of uint8 if it came as uint8.
 
-    On the CPU a SciPy sparse matrix is taken too, as a CSR array.
+    On the CPU a SciPy sparse matrix is taken too, as a CSR array. Warns (``IntensityWarning``) of
+    what looks like images on the scale of bytes that are not uint8: see ``_on_scale_of_bytes``.
     """
-    sparse = hasattr(x, "tocsr")
+    sparse, given = hasattr(x, "tocsr"), x
     if sparse and xp is not np:
         raise TypeError(f"{name} is a sparse matrix, for the CPU only: pass {name}.toarray()")
     x = _as_csr(x, dtype, name) if sparse else as_array(xp, x, name)
@@ -115,20 +141,62 @@ def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> A
         )
     if x.shape[0] == 0:
         raise ValueError(f"{name} holds no examples")
+    if _on_scale_of_bytes(xp, x.data if sparse else x, with_zeros=sparse):
+        _warn_of_intensities(f"{name} holds", given.dtype if sparse else x.dtype)
     if sparse:
         return x
-    check_finite(xp, x, name)
+    check_finite(xp, x, name, given)
     if x.dtype != xp.uint8:
         x = _converted(xp, x, dtype, name)
     return xp.ascontiguousarray(x)
+
+
+def _on_scale_of_bytes(xp: ModuleType, values: Any, with_zeros: bool) -> bool:
+    """Whether the values are whole numbers from 0 to 255, some above 127, and not uint8.
+
+    So are images of 8 bits, which read as they are would be 255 times too large; but not zeros and
+    ones, counts below 128, images of 4 bits (scikit-learn's digits), nor one number everywhere. Of
+    many rows, a few spread evenly that do not look so are enough for no. ``with_zeros``: there are
+    zeros beside these values.
+    """
+    if values.dtype.kind not in "iuf" or values.dtype == np.uint8 or not values.size:
+        return False
+    width = max(1, values[:1].size)
+    step = max(1, len(values) // max(_SAMPLE_ROWS, _SAMPLE_VALUES // width))
+    sample = values[::step]
+    rest = row_chunks(len(values), values[:1].nbytes) if step > 1 else ()
+    if not float(sample.max()) > max(127, 0 if with_zeros else float(sample.min())):
+        return False
+    for part in chain([sample], (values[rows] for rows in rest)):
+        if not (float(part.min()) >= 0 and float(part.max()) <= 255):
+            return False
+        if part.dtype.kind == "f" and not bool((xp.floor(part) == part).all()):
+            return False
+    return True
+
+
+def _warn_of_intensities(what: str, dtype: Any) -> None:
+    """At the line outside of this library that handed them in: Python shows it once a line."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("gpubp."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        f"{what} whole numbers from 0 to 255 as {dtype}, which are not scaled: if they are images' "
+        "intensities, pass x.astype(np.uint8), read as x/255, or x / 255; if they are not, silence "
+        "this with warnings.simplefilter('ignore', gpubp.IntensityWarning)",
+        IntensityWarning,
+        stacklevel=level,
+    )
 
 
 def _as_csr(x: Any, dtype: Any, name: str) -> Any:
     """A sparse matrix as a CSR array of ``dtype`` or uint8, a copy, with no entry twice."""
     import scipy.sparse
 
-    if x.dtype.kind not in "biuf":
-        raise TypeError(f"{name} holds {x.dtype}, not numbers: convert it to float or uint8")
+    if x.dtype.kind not in NUMERIC:
+        raise not_numbers(x, name)
+    if np.ma.is_masked(getattr(x, "data", None)):
+        raise ValueError(f"{name} has masked values in its data: put values in their place")
     with np.errstate(over="ignore"):
         kept = np.uint8 if x.dtype == np.uint8 else dtype
         csr = scipy.sparse.csr_array(x, dtype=kept, copy=True)
@@ -152,7 +220,8 @@ def check_y(xp: ModuleType, y: Any, rows: int, n_out: int, dtype: Any, name: str
 
     With one output neuron, y of shape (n,) is taken as the n targets themselves.
     """
-    y = as_array(xp, y, name)
+    given = y
+    y = as_array(xp, y, name, labels=True)
     xp = module_of(xp, y)
     if y.ndim == 0:
         raise ValueError(f"{name} is a single number: pass an array, [{name}] for one example")
@@ -161,7 +230,7 @@ def check_y(xp: ModuleType, y: Any, rows: int, n_out: int, dtype: Any, name: str
     if y.ndim == 1 and n_out == 1:
         y = y.reshape(-1, 1)
     if y.ndim == 2 and y.shape[1] == n_out:
-        check_finite(xp, y, name)
+        check_finite(xp, y, name, given)
         return xp.ascontiguousarray(_converted(xp, y, dtype, name))
     if y.ndim != 1:
         raise ValueError(
@@ -170,16 +239,17 @@ def check_y(xp: ModuleType, y: Any, rows: int, n_out: int, dtype: Any, name: str
             + (f": pass {name}.ravel() for labels" if y.shape[1:] == (1,) else "")
         )
     if y.dtype.kind == "f":
+        check_finite(xp, y, name)  # a missing label has made them all floats
         raise TypeError(
             f"{name} holds {y.dtype} labels, but labels must be integers: pass {name}.astype(int), "
             f"or targets of shape ({rows}, {n_out})"
         )
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= n_out:
-        bad = low if low < 0 else high
+        row = int(xp.argmax((y < 0) | (y >= n_out)))
         raise ValueError(
-            f"{name} holds the label {bad}, but a network with {n_out} outputs takes labels 0 to "
-            f"{n_out - 1}"
+            f"{name} holds the label {int(y[row])}, first in row {row}, but a network with {n_out} "
+            f"outputs takes labels 0 to {n_out - 1}"
         )
     return xp.ascontiguousarray(y.astype(xp.int64, copy=False))
 
@@ -199,6 +269,22 @@ def as_targets(xp: ModuleType, y: Any, n_out: int, dtype: Any) -> Any:
     if y.ndim == 2:
         return y
     return (y[:, None] == xp.arange(n_out)).astype(dtype)
+
+
+def classes_of(xp: Any, a: Any) -> Any:
+    """The class that each row of outputs or targets names."""
+    if a.shape[1] == 1:
+        return (a[:, 0] > 0.5).astype(xp.int64)
+    return a.argmax(axis=1)
+
+
+def names_classes(y: Any) -> bool:
+    """Whether y holds labels, unit vectors, or zeros and ones for one output."""
+    if y.ndim == 1:
+        return True
+    if not bool(((y == 0) | (y == 1)).all()):
+        return False
+    return y.shape[1] == 1 or bool((y.sum(axis=1) == 1).all())
 
 
 def check_outer(delta: Any, a: Any) -> None:
@@ -234,3 +320,16 @@ def check_number(value: Any, name: str) -> float:
         return float(value.__float__())
     except (AttributeError, TypeError):
         raise TypeError(f"{name}={value!r} must be a number") from None
+
+
+def as_generator(
+    rng: int | np.random.Generator | np.random.SeedSequence | None,
+) -> np.random.Generator:
+    """The generator itself, or one with that seed."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"rng={rng!r} must be a non-negative int, a numpy.random.Generator, a SeedSequence "
+            f"or None ({error})"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,6 +15,9 @@ from .errors import BackendUnavailable, unknown
 
 BACKENDS = ("reference", "cpu", "cuda")
 PRECISIONS = ("tf32", "bf16")
+_ELSEWHERE = {
+    **dict.fromkeys(("gpu", "nvidia", "cupy"), "cuda"), "numpy": "reference", "numba": "cpu",
+}  # fmt: skip
 TENSOR_CORES = 80  # the compute capability, times ten, whose tensor cores have these
 
 
@@ -94,7 +98,11 @@ def get_backend(name: str | Backend) -> Backend:
         raise TypeError(f"backend={name!r} must be a name: one of {', '.join(BACKENDS)}")
     kind, _, index = name.partition(":")
     if kind not in BACKENDS or (index and (kind != "cuda" or not index.isdecimal())):
-        raise unknown("backend", name, BACKENDS)
+        bare = re.sub(r"[\W_]", "", name).casefold()
+        other = bare.rstrip("0123456789")  # of "gpu:1" and "GPU1"
+        meant, number = _ELSEWHERE.get(other, ""), bare[len(other) :].lstrip("0")
+        meant += f":{number}" if meant == "cuda" and number else ""
+        raise unknown("backend", name, BACKENDS, {bare: meant})
     xp = _cupy(name, int(index or 0)) if kind == "cuda" else np
     try:
         kernels = importlib.import_module(f"gpubp.kernels.{kind}")

@@ -127,7 +127,7 @@ def check_sizes(what: str, sizes: Sequence[int], data: DataSet) -> None:
 
 
 def evaluate(args: Namespace) -> int:
-    """Print cost, accuracy and the confusions."""
+    """Print cost and, of classes, accuracy and the confusions."""
     if args.part not in ("test", "train", "all"):
         raise unknown("part", args.part, ("test", "train", "all"))
     net = load(args.file, args.backend)
@@ -138,6 +138,8 @@ def evaluate(args: Namespace) -> int:
         x, y = np.concatenate([x, data.test[0]]), np.concatenate([y, data.test[1]])
     evaluation = net.evaluate(x, y)
     say(f"{data}\n{net}\n{args.part} part, {len(y)} examples: {evaluation}\n")
+    if not net.is_classifier:
+        return 0
     classes = max(2, net.sizes[-1])
     counts = np.bincount(y * classes + net.predict(x), minlength=classes**2)
     say(_confusion_table(counts.reshape(classes, classes)))
@@ -161,12 +163,12 @@ def _confusion_table(counts: Array) -> str:
 
 
 def predict(args: Namespace) -> int:
-    """Write index, class and, if asked for, probabilities as CSV."""
+    """Write index, class (or value) and, if asked for, probabilities as CSV."""
     if args.output is not None:
         check_writable(args.output, args.data, args.file)
     net = load(args.file, args.backend)
     x = _unlabelled(args.data, args.file, net.sizes[0])
-    columns, header = [net.predict(x)], ["index", "class"]
+    columns, header = [net.predict(x)], ["index", "class" if net.is_classifier else "value"]
     if args.proba:
         columns.extend(net.predict_proba(x).T)
         header += [f"p{j}" for j in range(len(columns) - 1)]

@@ -20,7 +20,8 @@ import numpy as np
 
 from .activation import ACTIVATIONS, SOFTMAX, Activation, Softmax
 from .errors import is_name, unknown
-from .expression import Expression, check_derivative
+from .expression import Expression
+from .slope import check_derivative
 
 _ZAY = ("z", "a", "y")
 
@@ -111,6 +112,36 @@ COSTS: dict[str, Cost] = {
     )
 }
 
+_BY_N = "n times theirs, the mean over n outputs: divide the learning rate by n"
+_SOFTMAX = (
+    "use 'log_likelihood' with 'softmax' as the last activation, which is scaled as theirs; y is "
+    "labels or unit vectors, and the softmax is ours to compute"
+)
+# What other libraries call them, and how these here are scaled against theirs.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("mse", "meansquarederror", "squarederror", "l2"),
+        "use 'quadratic', which is n/2 times theirs, the mean over n outputs (divide the learning "
+        "rate by n/2), or 'sum_squares', n times theirs",
+    ),
+    **dict.fromkeys(("sse", "rss", "sumofsquares"), "sum_squares"),
+    **dict.fromkeys(
+        ("bce", "binarycrossentropy", "bcewithlogits", "sigmoidcrossentropy"),
+        f"use 'cross_entropy' with 'sigmoid' as the last activation, {_BY_N}",
+    ),
+    "logloss": "use 'log_likelihood' with 'softmax' as the last activation, or 'cross_entropy' "
+    "with one 'sigmoid' output, both scaled as theirs",
+    **dict.fromkeys(
+        ("nll", "negativeloglikelihood", "crossentropyloss", "softmaxcrossentropy", "ce",
+         "categoricalcrossentropy", "sparsecategoricalcrossentropy"), _SOFTMAX,
+    ),
+    **dict.fromkeys(
+        ("mae", "meanabsoluteerror", "absoluteerror", "l1"), f"use 'abs(a - y)', {_BY_N}"
+    ),
+    **dict.fromkeys(("smoothl1", "huberloss"), f"use 'huber', {_BY_N}"),
+    "hinge": f"use 'max(0, 1 - a*y)' with targets -1 and 1, {_BY_N}",
+}  # fmt: skip
+
 
 def define_cost(
     name: str, cost: str, grad_a: str | None = None, *, unit_interval: bool = False
@@ -141,7 +172,7 @@ def get_cost(cost: str | Cost) -> Cost:
     if cost in COSTS:
         return COSTS[cost]
     if is_name(cost):
-        raise unknown("cost", cost, COSTS)
+        raise unknown("cost", cost, COSTS, _ELSEWHERE)
     return define_cost(cost, cost)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class BackendUnavailable(RuntimeError):
@@ -17,6 +17,10 @@ class BackendUnavailable(RuntimeError):
 
 class DeviceMemoryError(MemoryError):
     """The GPU's memory does not suffice; the message gives the bytes needed and what to change."""
+
+
+class IntensityWarning(UserWarning):
+    """Inputs look like images on the scale of bytes, 0 to 255, that nobody divides by 255."""
 
 
 class DataFormatError(ValueError):
@@ -80,12 +84,23 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"\s*|[A-Za-z_]\w+([ -]\w+)*", text) is not None
 
 
-def unknown(what: str, name: object, options: Iterable[str]) -> ValueError:
-    """A ``ValueError`` that names the nearest of ``options``: ``raise unknown("cost", ...)``."""
+def unknown(
+    what: str, name: object, options: Iterable[str], elsewhere: Mapping[str, str] | None = None
+) -> ValueError:
+    """A ``ValueError`` that names the nearest of ``options``: ``raise unknown("cost", ...)``.
+
+    ``elsewhere`` holds what other libraries call these, in small letters and digits alone, and what
+    to take instead: an option, or a clause that says it. "MSELoss" and "mse_loss" are "mse" too.
+    """
 
     def plain(text: object) -> str:
         return re.sub("[ -]", "_", str(text)).casefold()
 
+    bare = re.sub(r"[\W_]", "", str(name)).casefold()
+    for key in (bare, bare.removesuffix("loss")):
+        if elsewhere and (meant := elsewhere.get(key)):
+            hint = meant if " " in meant else f"did you mean {meant!r}?"
+            return ValueError(f"unknown {what} {name!r}: {hint}")
     known = {plain(option): option for option in sorted(options)}
     near = difflib.get_close_matches(plain(name), known, n=1, cutoff=0.5)
     others = ", ".join(known.values())

@@ -56,13 +56,19 @@ INITIALISERS: dict[str, Initialiser] = {
     function.__name__: function for function in (normal, scaled, glorot, he, lecun, orthogonal)
 }
 
+_ELSEWHERE = {
+    **dict.fromkeys(("xavier", "xavieruniform", "glorotuniform"), "glorot"),
+    **dict.fromkeys(("kaiming", "kaimingnormal", "henormal"), "he"),
+    "lecunnormal": "lecun",
+}  # what other libraries call them
+
 
 def get_initialiser(init: str | Initialiser) -> Initialiser:
     """The initialiser of that name, or the callable itself."""
     if callable(init):
         return init
     if not isinstance(init, str) or init not in INITIALISERS:
-        raise unknown("initialiser", init, INITIALISERS)
+        raise unknown("initialiser", init, INITIALISERS, _ELSEWHERE)
     return INITIALISERS[init]
 
 

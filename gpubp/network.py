@@ -13,7 +13,17 @@ import numpy as np
 
 from . import backprop as equations
 from .activation import Activation, Softmax, get_activations
-from .arrays import as_input, as_targets, check_count, check_x, check_y, row_chunks
+from .arrays import (
+    as_generator,
+    as_input,
+    as_targets,
+    check_count,
+    check_x,
+    check_y,
+    classes_of,
+    names_classes,
+    row_chunks,
+)
 from .backend import Backend, get_backend
 from .backprop import Gradients
 from .cost import Cost, check_pair, example_cost, get_cost
@@ -46,7 +56,7 @@ def _at_home(method: Callable[Concatenate[Network, P], R]) -> Callable[Concatena
 @dataclass(frozen=True)
 class Evaluation:
     """The mean cost over the examples, without penalties, and the share that is classified right
-    (``None`` where y does not name classes)."""
+    (``None`` where y does not name classes, or the network tells none)."""
 
     cost: float
     accuracy: float | None
@@ -111,7 +121,7 @@ class Network:
         check_pair(self.activations, self.cost)
         self.backend = get_backend(backend)
         self.precision = self.backend.check_precision(precision, self.dtype)
-        self.rng = _generator(rng)
+        self.rng = as_generator(rng)
         self.training: Training | None = None
         with self.backend.device():
             self.parameters = _allocate(self.backend.xp, self.sizes, self.dtype)
@@ -156,13 +166,16 @@ class Network:
         xp = self.backend.xp
         x = check_x(xp, x, self.sizes[0], self.dtype, f"{name}x")
         y = check_y(xp, y, x.shape[0], self.sizes[-1], self.dtype, f"{name}y")
-        if self.cost.unit_interval and y.ndim == 2:
-            for target in (float(y.min()), float(y.max())):
-                if not 0 <= target <= 1:
-                    raise ValueError(
-                        f"{name}y holds the target {target:g}, but cost {self.cost.name!r} needs "
-                        "targets between 0 and 1"
-                    )
+        if (
+            self.cost.unit_interval
+            and y.ndim == 2
+            and not 0 <= float(y.min()) <= float(y.max()) <= 1
+        ):
+            first = int(((y < 0) | (y > 1)).reshape(-1).argmax())
+            raise ValueError(
+                f"{name}y holds the target {float(y.reshape(-1)[first]):g}, first in row "
+                f"{first // y.shape[1]}, but cost {self.cost.name!r} needs targets between 0 and 1"
+            )
         return x, y
 
     @_at_home
@@ -219,10 +232,24 @@ class Network:
 
         return health(self, x, y, learning_rate)
 
+    @property
+    def is_classifier(self) -> bool:
+        """Whether ``predict`` gives classes: all networks but those of one output whose activation
+        leaves [0, 1], such as identity; these are for a regression."""
+        return self.sizes[-1] > 1 or self.activations[-1].in_unit_interval
+
     @_at_home
     def predict(self, x: Any) -> np.ndarray[Any, Any]:
-        """The class of each row, (n,) int64: the largest output; of one output, whether a > 0.5."""
-        return self.backend.asnumpy(_classes(self.backend.xp, self.feedforward(x)))
+        """The class of each row, (n,) int64: the largest output; of one output, whether a > 0.5.
+
+        Of one output whose activation leaves [0, 1], such as identity: the output itself, (n,) of
+        the network's dtype, as a regression's prediction. Where several outputs are each a real
+        number, use ``feedforward``, which gives all of them.
+        """
+        a = self.feedforward(x)
+        return self.backend.asnumpy(
+            classes_of(self.backend.xp, a) if self.is_classifier else a[:, 0]
+        )
 
     @_at_home
     def predict_proba(self, x: Any) -> np.ndarray[Any, Any]:
@@ -247,7 +274,8 @@ class Network:
         """Mean cost and accuracy over x (n, n_1) and y, in bounded memory.
 
         Accuracy is the share of rows whose class (see ``predict``) is that of y; y names classes
-        as labels, as unit vectors, or for one output as 0 and 1. It is ``None`` for other targets.
+        as labels, as unit vectors, or for one output as 0 and 1. It is ``None`` for other targets,
+        and where ``predict`` gives no classes.
         """
         return self.evaluate_checked(*self.check_data(x, y))
 
@@ -265,8 +293,9 @@ class Network:
                 targets = as_targets(xp, y[rows], self.sizes[-1], self.dtype)
                 c = example_cost(xp, self.activations[-1], self.cost, z, a, targets)
                 total += float(c.sum(dtype=float))
-                right += int((_classes(xp, a) == _classes(xp, targets)).sum())
-        return Evaluation(total / x.shape[0], right / x.shape[0] if _names_classes(y) else None)
+                right += int((classes_of(xp, a) == classes_of(xp, targets)).sum())
+        judged = self.is_classifier and names_classes(y)
+        return Evaluation(total / x.shape[0], right / x.shape[0] if judged else None)
 
     def fit(
         self,
@@ -290,7 +319,9 @@ class Network:
         """Train by mini-batch SGD; returns the history, one row an epoch.
 
         Args:
-            x: (n, n_1) floats, or uint8 intensities read as x/255.
+            x: (n, n_1) floats, or uint8 intensities read as x/255: an array, a DataFrame of numbers
+                or, on the CPU, a SciPy sparse matrix. Whole numbers from 0 to 255, some above 127,
+                of another dtype bring an :class:`~gpubp.IntensityWarning`.
             y: (n,) integer labels, or (n, n_L) targets.
             epochs: passes over the examples; with ``resume`` counted from the run's beginning.
             batch_size: m; the last mini-batch of an epoch may be smaller and is divided by its own
@@ -360,31 +391,3 @@ def _allocate(xp: Any, sizes: tuple[int, ...], dtype: str) -> Parameters:
             f"sizes={list(sizes)} are {count:,} weights and biases, {needed:,} bytes of {dtype}, "
             "more than this machine can hold: choose smaller layers"
         ) from error
-
-
-def _generator(
-    rng: int | np.random.Generator | np.random.SeedSequence | None,
-) -> np.random.Generator:
-    try:
-        return np.random.default_rng(rng)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"rng={rng!r} must be a non-negative int, a numpy.random.Generator, a SeedSequence "
-            f"or None ({error})"
-        ) from None
-
-
-def _classes(xp: Any, a: Any) -> Any:
-    """The class that each row of outputs or targets names."""
-    if a.shape[1] == 1:
-        return (a[:, 0] > 0.5).astype(xp.int64)
-    return a.argmax(axis=1)
-
-
-def _names_classes(y: Any) -> bool:
-    """Whether y holds labels, unit vectors, or zeros and ones for one output."""
-    if y.ndim == 1:
-        return True
-    if not bool(((y == 0) | (y == 1)).all()):
-        return False
-    return y.shape[1] == 1 or bool((y.sum(axis=1) == 1).all())

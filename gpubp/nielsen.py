@@ -23,6 +23,7 @@ from . import data as datasets
 from .activation import ACTIVATIONS
 from .backend import Backend
 from .cost import Cost
+from .frames import unmasked
 from .network import Network as RowNetwork
 from .sgd import Training
 
@@ -199,7 +200,7 @@ class Network:
 
 def _rows(columns: Sequence[Any], name: str) -> Array:
     """Columns (n, 1) as the rows of one array (m, n)."""
-    arrays = [np.asarray(column) for column in columns]
+    arrays = [np.asarray(unmasked(column, name)) for column in columns]
     for array in arrays:
         if array.ndim != 2 or array.shape[1] != 1:
             raise ValueError(

@@ -49,7 +49,7 @@ def complain(text: str) -> None:
 @contextmanager
 def speaking() -> Iterator[None]:
     """Streams that take every character, also where there are none (pythonw); warnings as one line
-    each."""
+    each, without the place in the code, which no user of the command wrote."""
     global _failed
     _failed = None
     for name in ("stdout", "stderr"):
@@ -60,7 +60,7 @@ def speaking() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
 
     def show(message: Any, *rest: Any) -> None:
-        complain(" ".join(str(message).split()))
+        complain(f"warning: {' '.join(str(message).split())}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show  # type: ignore[assignment]

@@ -14,6 +14,8 @@ from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
+from .frames import unmasked
+
 
 class LayerArrays(Sequence[Any]):
     """The arrays of the layers l = 2 .. L, as views; assigning to one copies the values in."""
@@ -33,6 +35,7 @@ class LayerArrays(Sequence[Any]):
         if isinstance(index, slice):
             raise TypeError(f"assign one layer at a time: {self._name}[i] = array")
         view = self._views[index]
+        value = unmasked(value, f"{self._name}[{index}]")
         shape = getattr(value, "shape", None)
         if shape is None:
             value = np.asarray(value)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.errors import DataFormatError
+from gpubp.filekind import kind_of
 
 MAX_HEADER_BYTES = 2**20  # the worst JSON of this length takes some 32 MiB to parse
 
@@ -73,6 +74,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
             return _decode(file)
     except _Wrong as wrong:
         offset, expected, found = wrong.args
+        if kind := kind_of(path):
+            offset, expected, found = 0, "a file of gpubp's", f"{kind.what}: {kind.cure}"
         raise DataFormatError(path, offset=offset, expected=expected, found=found) from None
     except OSError as error:
         raise _explained(error, f"cannot read {os.fspath(path)}") from error

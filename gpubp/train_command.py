@@ -189,7 +189,9 @@ def _best(history: History, kept: bool) -> list[str]:
         best = min(history, key=_validation_cost)
         return [f"best epoch {best.epoch} (validation cost {best.validation_cost:.6f}, kept)"]
     best = max(history, key=lambda row: row.validation_accuracy or 0.0)
-    return [f"best epoch {best.epoch} (accuracy {100 * (best.validation_accuracy or 0.0):.2f}%)"]
+    if best.validation_accuracy is None:  # the network tells no classes
+        return []
+    return [f"best epoch {best.epoch} (accuracy {100 * best.validation_accuracy:.2f}%)"]
 
 
 def _validation_cost(row: Epoch) -> float:

@@ -102,7 +102,7 @@ def test_doctor_explains_a_cache_that_cannot_be_written(folder: Path) -> None:
     assert "set GPUBP_CACHE to a folder that can be written" in done.stdout
     assert "self-test  PASS: backend cpu" in done.stdout
     (line,) = done.stderr.splitlines()  # and said where it compiles, once
-    assert line.startswith("gpubp: compiled kernels cannot be kept (")
+    assert line.startswith("gpubp: warning: compiled kernels cannot be kept (")
 
 
 @posix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import subprocess
 import sys
@@ -287,3 +288,46 @@ def test_importing_data_is_light() -> None:
     code = f"import sys, gpubp.data; print([m for m in {heavy.split()} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+DATA = (
+    data.load, data.read_csv, data.read_idx, data.read_npz,
+    lambda path: path is not None and data.mnist(path),
+    lambda path: data.write_idx(path, np.zeros(3)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [3, b"a.csv", ["a.csv"], np.zeros(2), 0.5, True, io.BytesIO()])
+@pytest.mark.parametrize("ask", DATA)
+def test_what_is_no_path_is_answered(ask: Any, path: Any) -> None:
+    with pytest.raises(TypeError, match=r"^(path|data)=.* must be the name of a file or folder, a"):
+        ask(path)
+
+
+def test_no_path_and_no_name() -> None:
+    for ask in (data.read_csv, data.read_idx, data.read_npz):
+        with pytest.raises(TypeError, match=r"^path=None must be the name of a file or folder"):
+            ask(None)
+    with pytest.raises(TypeError, match=r"^data=None must be the name of a file or folder"):
+        data.load(None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^data='a\\x00b' holds a zero byte"):
+        data.load("a\0b")
+    for ask in (data.load, data.read_csv, data.read_idx, data.read_npz, data.mnist):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            ask(Path("nowhere/a.csv"))
+
+
+@pytest.mark.parametrize("n", [None, "3", b"3", 2.5, Path("3")])
+def test_what_is_no_count_is_answered(n: Any) -> None:
+    with pytest.raises(TypeError, match=r"^n=.* must be an integer"):
+        data.digits28(n)
+    with pytest.raises(TypeError, match=r"^rng=.* must be a non-negative int"):
+        data.digits28(3, rng=Path("3"))  # type: ignore[arg-type]
+
+
+def test_a_bad_label_of_a_file_is_named_with_its_row(tmp_path: Path) -> None:
+    y = np.zeros(1000, np.int64)
+    y[[321, 500]] = -4, -9
+    np.savez(tmp_path / "a.npz", x=np.zeros((1000, 2)), y=y)
+    with pytest.raises(DataFormatError, match="found -4 in row 321"):
+        data.load(tmp_path / "a.npz")

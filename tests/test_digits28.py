@@ -39,7 +39,7 @@ def test_one_row() -> None:
 
 @pytest.mark.parametrize("n", [0, -5])
 def test_no_rows_are_refused(n: int) -> None:
-    with pytest.raises(ValueError, match=f"n must be at least 1, got {n}"):
+    with pytest.raises(ValueError, match=f"n={n} must be an integer of at least 1"):
         data.digits28(n)
 
 

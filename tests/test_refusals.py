@@ -54,7 +54,10 @@ def network(**kwargs: Any) -> gpubp.Network:
         ({"cost": "cross-entropy"}, "unknown cost 'cross-entropy': did you mean 'cross_entropy'"),
         ({"cost": "Cross Entropy"}, "did you mean 'cross_entropy'"),
         ({"cost": 3}, "a cost is a name"),
-        ({"init": "xavier"}, "unknown initialiser"),
+        ({"init": "xavier"}, "unknown initialiser 'xavier': did you mean 'glorot'"),
+        ({"init": "kaiming_normal"}, "did you mean 'he'"),
+        ({"init": "lecun_normal"}, "did you mean 'lecun'"),
+        ({"init": "uniform"}, "unknown initialiser"),
         ({"init": [1]}, "unknown initialiser [1]"),
         ({"init": lambda rng, n_out, n_in: np.zeros((n_out, n_in))}, "init must return two arrays"),
         ({"init": lambda rng, n_out, n_in: ([[math.nan]], [0])}, "w of init holds NaN"),
@@ -67,6 +70,27 @@ def network(**kwargs: Any) -> gpubp.Network:
         ({"rng": "seed"}, "rng='seed'"),
         ({"backend": "cdua"}, "did you mean 'cuda'"),
         ({"backend": "CPU"}, "did you mean 'cpu'"),
+        ({"backend": "gpu"}, "unknown backend 'gpu': did you mean 'cuda'?"),
+        ({"backend": "GPU:0"}, "unknown backend 'GPU:0': did you mean 'cuda'?"),
+        ({"backend": "gpu:1"}, "did you mean 'cuda:1'?"),
+        ({"backend": "gpu2"}, "did you mean 'cuda:2'?"),
+        ({"backend": "nvidia"}, "did you mean 'cuda'?"),
+        ({"backend": "cupy"}, "did you mean 'cuda'?"),
+        ({"backend": "numba"}, "did you mean 'cpu'?"),
+        ({"backend": "NumPy"}, "did you mean 'reference'?"),
+        ({"backend": "cuda0"}, "did you mean 'cuda'?"),
+        ({"backend": "cpu:0"}, "did you mean 'cpu'?"),
+        ({"backend": "quantum"}, "choose one of cpu, cuda, reference"),
+        ({"backend": ""}, "choose one of cpu, cuda, reference"),
+        ({"backend": "gpu٣"}, "unknown backend"),
+        ({"backend": "7"}, "choose one of cpu, cuda, reference"),
+        ({"cost": "hinge"}, "use 'max(0, 1 - a*y)' with targets -1 and 1, n times theirs"),
+        ({"cost": "huber_loss"}, "use 'huber', n times theirs"),
+        ({"cost": "sum_of_squares"}, "did you mean 'sum_squares'"),
+        ({"activation": "linear"}, "did you mean 'identity'"),
+        ({"activation": "logistic"}, "did you mean 'sigmoid'"),
+        ({"activation": "Swish"}, "did you mean 'silu'"),
+        ({"activation": "ReLU6"}, "use the formula 'min(max(z, 0), 6)'"),
     ],
 )
 def test_bad_networks_get_one_sentence(change: dict[str, Any], words: str) -> None:
@@ -74,6 +98,51 @@ def test_bad_networks_get_one_sentence(change: dict[str, Any], words: str) -> No
         network(**change)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def _mean_over_outputs(c: Any) -> Any:
+    return lambda a, y: c(a, y).mean(axis=1).mean()
+
+
+# The costs that other libraries compute of a, y (m, n), by name, and ours with its factor.
+FOREIGN = {
+    "mse MSELoss mean_squared_error squared_error mse_loss": (
+        _mean_over_outputs(lambda a, y: (a - y) ** 2),
+        {"'quadratic'": 3 / 2, "'sum_squares'": 3},
+        "n/2 times theirs, the mean over n outputs",
+    ),
+    "binary_crossentropy bce BCELoss binary_cross_entropy": (
+        _mean_over_outputs(lambda a, y: -y * np.log(a) - (1 - y) * np.log(1 - a)),
+        {"'cross_entropy'": 3},
+        "n times theirs, the mean over n outputs: divide the learning rate by n",
+    ),
+    "categorical_crossentropy sparse_categorical_crossentropy nll NLLLoss CrossEntropyLoss": (
+        lambda a, y: -(y * np.log(a)).sum(axis=1).mean(),
+        {"'log_likelihood'": 1},
+        "'softmax' as the last activation, which is scaled as theirs",
+    ),
+    "l1 mae mean_absolute_error L1Loss": (
+        _mean_over_outputs(lambda a, y: abs(a - y)),
+        {"'abs(a - y)'": 3},
+        "n times theirs",
+    ),
+}
+
+
+@pytest.mark.parametrize("names", FOREIGN, ids=lambda names: names.split()[0])
+def test_costs_under_other_libraries_names_point_to_ours_and_its_scale(names: str) -> None:
+    theirs, ours, words = FOREIGN[names]
+    for name in names.split():
+        with pytest.raises(ValueError, match=f"unknown cost '{name}': use ") as caught:
+            network(cost=name)
+        assert words in str(caught.value)
+    y = np.eye(3)[LABELS]
+    for name, factor in ours.items():
+        assert name in str(caught.value)
+        soft = {"activation": "softmax"} if name == "'log_likelihood'" else {}
+        net = gpubp.Network([4, 3], cost=name.strip("'"), rng=0, dtype="float64", **soft)
+        expected = factor * theirs(net.feedforward(X), y)
+        assert net.evaluate(X, y).cost == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +212,8 @@ def test_targets_of_probabilities_lie_in_the_unit_interval(cost: str) -> None:
     for y, target in ((LABELS, "2"), (LABELS - 1, "-1"), (LABELS / 2 + 0.5, "1.5")):
         for ask in (net.backprop, net.evaluate):
             with pytest.raises(
-                ValueError, match=rf"y holds the target {target}, but cost '{cost}'"
+                ValueError,
+                match=rf"y holds the target {target}, first in row \d+, but cost '{cost}'",
             ):
                 ask(X, y)
     net.evaluate(X, LABELS / 2)

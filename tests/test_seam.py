@@ -91,7 +91,7 @@ def test_backend_by_name(name: str) -> None:
     ("name", "kind", "words"),
     [
         ("cup", ValueError, "did you mean"),
-        ("gpu", ValueError, "cpu"),
+        ("gpu", ValueError, "cuda"),
         ("cpu:1", ValueError, "unknown backend"),
         ("cuda:x", ValueError, "unknown backend"),
         (3, TypeError, "must be a name"),

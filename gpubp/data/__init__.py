@@ -7,12 +7,11 @@ x is (n, n_in), y (n,) int64 labels. uint8 in x means image intensities, read as
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
-from gpubp.data._files import FilePath, Pair
+from gpubp.data._files import FilePath, Pair, path_text
 from gpubp.data.csv import read_csv
 from gpubp.data.digits28 import digits28
 from gpubp.data.idx import read_idx, write_idx
@@ -31,7 +30,7 @@ def load(source: FilePath) -> tuple[Pair, Pair]:
     sixth of it (at least one row) is the test part; see :func:`read_csv` for when a csv file holds
     intensities. A folder called ``mnist`` is ``"./mnist"``.
     """
-    name = os.fspath(source)
+    name = path_text(source, "data")
     if not name:
         raise ValueError("data='' names nothing: give a name, a folder or a file")
     if name == "mnist":

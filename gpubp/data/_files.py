@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import stat
 import zipfile
 import zlib
@@ -33,11 +34,24 @@ class Stream(Protocol):
     def read(self, n: int, /) -> bytes: ...
 
 
+def path_text(path: FilePath, what: str = "path") -> str:
+    """The path as a str; ``what`` is the argument's name where it is none. An int would be taken
+    for an open file's number."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
+        raise TypeError(
+            f"{what}={reprlib.repr(path)} must be the name of a file or folder, a str or a "
+            "pathlib.Path"
+        )
+    if "\0" in text:
+        raise ValueError(f"{what}={reprlib.repr(text)} holds a zero byte: no file is called so")
+    return text
+
+
 @contextmanager
 def open_regular(path: FilePath) -> Iterator[BinaryIO]:
     """A non-empty regular file opened for reading; anything else is refused in one sentence."""
     try:
-        mode = os.stat(path).st_mode
+        mode = os.stat(path_text(path)).st_mode
     except FileNotFoundError:
         raise FileNotFoundError(
             f"there is no file {os.fspath(path)}: check the name, or the folder you run in"
@@ -55,7 +69,7 @@ def open_regular(path: FilePath) -> Iterator[BinaryIO]:
 @contextmanager
 def replacing(path: FilePath) -> Iterator[BinaryIO]:
     """A file to write that takes the place of ``path`` at the end, whole, or not at all."""
-    target = Path(path)
+    target = Path(path_text(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:

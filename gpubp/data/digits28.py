@@ -19,6 +19,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.arrays import as_generator, check_count
+
 Pair = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 # How each digit is written: ways separated by "|", strokes by "/", points "x,y" in percent of the
@@ -77,12 +79,11 @@ def digits28(n: int = 70_000, rng: int | np.random.Generator | np.random.SeedSeq
     gives the same bytes. Like MNIST: about 19% of the pixels carry ink, values run to 255, and a
     linear classifier stays well below a small multilayer perceptron.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_count(n, "n")
+    generator = as_generator(rng)
     from gpubp.kernels.cpu.generated import load_compiled
 
     pen = load_compiled("_pen", Path(__file__).parent)
-    generator = np.random.default_rng(rng)
     ways, points, first_way = _templates()
     y = generator.permutation(np.arange(n, dtype=np.int64) % 10)
     x = np.empty((n, 784), np.uint8)

@@ -28,6 +28,7 @@ from gpubp.data._files import (
     replacing,
 )
 from gpubp.errors import DataFormatError
+from gpubp.frames import unmasked
 
 DTYPES: Final[dict[int, np.dtype[Any]]] = {
     0x08: np.dtype("u1"),
@@ -78,6 +79,7 @@ def write_idx(path: FilePath, array: NDArray[Any]) -> None:
 
     The same array gives the same bytes. dtypes: uint8, int8, int16, int32, float32, float64.
     """
+    array = np.asarray(unmasked(array, "array"))
     data = idx_header(array) + np.ascontiguousarray(array, _big_endian(array.dtype)).tobytes()
     with replacing(path) as file:
         if Path(path).name.endswith(".gz"):

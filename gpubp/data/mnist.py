@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubp.data._files import FilePath, Pair
+from gpubp.data._files import FilePath, Pair, path_text
 from gpubp.data.idx import idx_header, read_idx
 from gpubp.data.npz import check_pair, check_widths
 from gpubp.errors import DataFormatError
@@ -59,8 +59,9 @@ def mnist(path: FilePath | None = None) -> tuple[Pair, Pair]:
 
 def read_folder(folder: FilePath) -> tuple[Pair, Pair]:
     """The examples in a folder's four IDX files: uint8 images (n, rows, columns), uint8 labels."""
+    folder = Path(path_text(folder))
     train, test = (
-        _read_part(Path(folder), f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+        _read_part(folder, f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
         for part in ("train", "t10k")
     )
     check_widths(folder, train, test)

@@ -26,6 +26,7 @@ from gpubp.data._files import (
     read_upto,
 )
 from gpubp.errors import DataFormatError
+from gpubp.filekind import kind_of
 
 # What zipfile raises for archives that lie about methods, names, versions and offsets.
 _ZIP_ERRORS: Final = (
@@ -65,8 +66,10 @@ def check_pair(path: FilePath, x: NDArray[Any], y: NDArray[Any], what: str = "")
         raise DataFormatError(path, expected=f"finite {what}examples", found="NaN or infinity")
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= 2**63:
-        found = str(low if low < 0 else high)
-        raise DataFormatError(path, expected=f"{what}labels from 0 to 2^63 - 1", found=found)
+        row = int(np.argmax((y < 0) | (y >= 2**63)))
+        raise DataFormatError(
+            path, expected=f"{what}labels from 0 to 2^63 - 1", found=f"{y[row]} in row {row}"
+        )
     return np.ascontiguousarray(x.reshape(len(x), -1)), y.astype(np.int64)
 
 
@@ -128,9 +131,13 @@ def _open_archive(file: BinaryIO, path: FilePath) -> zipfile.ZipFile:
     tail = file.read()
     end = tail[-22:]
     file.seek(0)
-    if file.read(2) != b"PK" or end[:4] != b"PK\5\6" or end[-2:] != b"\0\0":
+    head = file.read(2)
+    if head != b"PK" or end[:4] != b"PK\5\6" or end[-2:] != b"\0\0":
+        kind = None if head == b"PK" else kind_of(path)
         raise DataFormatError(
-            path, expected="a zip archive, whole and without comment", found="something else"
+            path,
+            expected="a zip archive, whole and without comment",
+            found=kind.what if kind else "something else",
         )
     directory = int.from_bytes(end[12:16], "little")
     if directory > _MAX_DIRECTORY or tail[:4] == b"PK\6\7":

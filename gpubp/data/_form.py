@@ -1,0 +1,308 @@
+"""The form of a csv file, found in its first lines: delimiter, decimal mark, header, target.
+
+What is given is taken; the rest is guessed, so that a file of numbers with its label in front, and
+the csv form of MNIST, are never read otherwise. :func:`gpubp.data.read_csv` states the rules.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gpubp.data._files import FilePath
+from gpubp.errors import unknown
+
+Task = Literal["classification", "regression"]
+Target = str | int
+
+DELIMITERS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
+_SPELT: Final = {
+    "comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "bar": "|", "space": " ",
+}  # fmt: skip
+NUMBER: Final = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
+_THOUSANDS: Final = re.compile(r"[ \t]*[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+[ \t]*")
+MISSING: Final = ("", "na", "n/a", "nan", "null", "none", "?")
+SWAP: Final = str.maketrans(",.", ".,")
+_TARGETS: Final = ("label", "labels", "class", "target", "y")
+_DELIMITER_LINES: Final = 20
+_SHARE: Final = 0.9  # of a column's first cells decide what it holds: the rest may be faults
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the lines of a csv file are read.
+
+    ``names`` are the header's cells, ``None`` without a header. ``row_names``: the first column
+    numbers or names the rows and is left out. ``targets`` are columns from 0; ``kind`` says what
+    they hold: "numbers" (labels as they are), "words" (names of classes), "reals", or "" where
+    there is no target or it is not looked at. ``why`` says how that was found.
+    """
+
+    delimiter: str
+    decimal: str
+    columns: int
+    names: tuple[str, ...] | None
+    row_names: bool = False
+    targets: tuple[int, ...] = ()
+    kind: str = ""
+    why: str = ""
+
+    @property
+    def values(self) -> list[int]:
+        """The columns that become x."""
+        return [j for j in range(int(self.row_names), self.columns) if j not in self.targets]
+
+    def column(self, j: int) -> str:
+        """Column j in words, counted from 1 as spreadsheets do, with its name in the header."""
+        if self.names is None or not self.names[j].strip():
+            return f"column {j + 1}"
+        return f"column {j + 1} ({shown(self.names[j])})"
+
+    def __str__(self) -> str:
+        text = DELIMITERS.get(self.delimiter, f"delimiter {self.delimiter!r}")
+        text += ", decimal commas" if self.decimal == "," else ""
+        text += ", no header" if self.names is None else ", a header"
+        return text + (", row names left out" if self.row_names else "")
+
+
+def shown(text: str) -> str:
+    """A cell as a sentence can show it: in quotes, short, on one line."""
+    return ascii(text if len(text) <= 40 else f"{text[:40]}...")
+
+
+def text_of(line: bytes) -> str:
+    """A line of the file; what is not UTF-8 is taken for Latin-1, as a header may be."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
+def cells_of(line: str, delimiter: str) -> list[str]:
+    """The cells of one line, quotes taken off. ``csv.Error`` where a quote is not closed."""
+    found = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True))
+    return found or [""]
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    """The cells of a line that may be faulty."""
+    try:
+        return cells_of(line, delimiter)
+    except csv.Error:
+        return line.split(delimiter)
+
+
+def check_delimiter(delimiter: str | None) -> str | None:
+    """One character, also by its name; ``ValueError`` for anything else."""
+    if delimiter is None:
+        return None
+    found = _SPELT.get(delimiter, delimiter)
+    if len(found) != 1 or not found.isascii() or found.isalnum() or found in '"\r\n\0+-.':
+        raise ValueError(
+            f"delimiter={delimiter!r} must be one character such as ',' or ';', or one of "
+            f"{', '.join(name for name in _SPELT if name.isalpha())}"
+        )
+    return found
+
+
+def check_task(task: str | None) -> None:
+    if task not in (None, "classification", "regression"):
+        raise unknown("task", task, ("classification", "regression"))
+
+
+def is_number(cell: str, decimal: str = ".") -> bool:
+    return NUMBER.fullmatch(cell if decimal == "." else cell.translate(SWAP)) is not None
+
+
+def _is_word(cell: str) -> bool:
+    """Whether a cell can only be a name: it has a letter and does not begin as numbers do."""
+    name = cell.strip().strip("'").lower()
+    return (
+        any(map(str.isalpha, name))
+        and not (name[0].isdigit() or name[0] in "+-.")
+        and name not in (*MISSING, "inf", "infinity")
+    )
+
+
+def find_form(
+    head: Sequence[bytes],
+    path: FilePath,
+    *,
+    labels: bool = True,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+    target: Target | Sequence[Target] | None = None,
+    task: str | None = None,
+) -> Form:
+    """The form of the file that begins with the lines ``head``; ``ValueError`` where what was
+    asked for cannot be."""
+    check_task(task)
+    if decimal not in (None, ".", ","):
+        raise ValueError(f"decimal={decimal!r} must be '.' or ','")
+    lines = [text_of(line) for line in head]
+    delimiter = check_delimiter(delimiter) or _delimiter(lines[:_DELIMITER_LINES], str(path))
+    rows = [_cells(line, delimiter) for line in lines]
+    decimal = decimal or _decimal(rows, delimiter)
+    names, rest = tuple(name.strip() for name in rows[0]), rows[1:]
+    if header is False or (header is None and not _is_header(rows, decimal)):
+        names, rest = None, rows  # type: ignore[assignment]
+    columns = len(rows[0])
+    form = Form(delimiter, decimal, columns, names, names is not None and columns > 1
+                and not names[0])  # fmt: skip
+    if target is None and not labels:
+        return form
+    full = [row for row in rest if len(row) == columns]
+    if target is None:
+        column, why = _guess_target(full, form)
+        targets: tuple[int, ...] = (column,)
+    else:
+        wanted = [target] if isinstance(target, str | int) else list(target)
+        targets, why = tuple(_column(item, form, str(path)) for item in wanted), "as asked for"
+        if len(set(targets)) < len(targets) or not targets:
+            raise ValueError(f"target={target!r} must name columns of {path}, each once")
+    kind = "" if not labels else _kind(targets, full, decimal, task)
+    return Form(delimiter, decimal, columns, names, form.row_names, targets, kind, why)
+
+
+def _delimiter(lines: Sequence[str], path: str) -> str:
+    """The delimiter that leaves the largest share of numbers; of equals the first that splits the
+    first line at all, commas before others, tabs before all in a ``.tsv``."""
+    candidates = [",", ";", "\t", "|"]
+    if path.lower().endswith(".tsv"):
+        candidates.insert(0, candidates.pop(2))
+    best, most = candidates[0], -1.0
+    for delimiter in candidates:
+        rows = [_cells(line, delimiter) for line in lines]
+        if len(rows[0]) < 2:
+            continue
+        cells = [cell for row in rows for cell in row]
+        mark = "," if delimiter != "," else "."
+        share = sum(is_number(cell) or is_number(cell, mark) for cell in cells) / len(cells)
+        if share > most:
+            best, most = delimiter, share
+    return best
+
+
+def _decimal(rows: Sequence[Sequence[str]], delimiter: str) -> str:
+    """ "," where numbers have commas and none a point. Between commas "1,234" is no evidence: it
+    may be a thousand."""
+    commas = False
+    for row in rows:
+        for cell in row:
+            if "." in cell and is_number(cell):
+                return "."
+            if "," in cell and is_number(cell, ","):
+                commas = commas or delimiter != "," or _THOUSANDS.fullmatch(cell) is None
+    return "," if commas else "."
+
+
+def _is_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
+    """Whether the first line names columns: see the rules of ``read_csv``."""
+    first, rest = rows[0], rows[1:]
+    there = [is_number(cell, decimal) for cell in first]
+    numbered = first[1:] if not first[0].strip() else first
+    if numbered and [cell.strip() for cell in numbered] == list(map(str, range(len(numbered)))):
+        # pandas numbers the columns of a table without names. A short row of data may look so too.
+        whole = any(all(cell.strip().isdigit() for cell in row) for row in rest)
+        if len(numbered) < len(first) or len(first) >= 10 or (len(first) >= 3 and rest
+                                                              and not whole):  # fmt: skip
+            return True
+    if not rest:
+        return not any(there) and any(map(_is_word, first))
+    if _is_word(first[0]) and not _is_word(rest[0][0]):
+        return True
+    below = any(
+        j < len(row) and is_number(row[j], decimal) for row in rest[:10] for j in range(len(first))
+    )
+    return not any(there) and any(map(_is_word, first)) and below
+
+
+def _share(cells: Sequence[str], decimal: str) -> tuple[float, float]:
+    """The shares of labels (whole numbers from 0) and of numbers among the cells."""
+    values = [
+        float(cell if decimal == "." else cell.translate(SWAP))
+        for cell in cells
+        if is_number(cell, decimal)
+    ]
+    whole = sum(0 <= value <= 2**53 and value == int(value) for value in values)
+    return whole / max(1, len(cells)), len(values) / max(1, len(cells))
+
+
+def _has_signs(cells: Sequence[str]) -> bool:
+    """Whether the cells are -1 and 1, the labels of two classes."""
+    return {cell.strip().removeprefix("+") for cell in cells} == {"-1", "1"}
+
+
+def _holds_words(cells: Sequence[str]) -> bool:
+    # Some of them are looked at before all: most columns of most files are numbers.
+    few = any(map(_is_word, cells[:3]))
+    return few and sum(map(_is_word, cells)) >= _SHARE * len(cells)
+
+
+def _guess_target(rows: Sequence[Sequence[str]], form: Form) -> tuple[int, str]:
+    """(the column of the target, why that one)."""
+    names = [name.lower() for name in form.names or ()]
+    for name in _TARGETS:
+        if names.count(name) == 1:
+            return names.index(name), f"by its name {shown(name)}"
+    first, last = int(form.row_names), form.columns - 1
+    columns = list(zip(*rows, strict=True)) or [()] * form.columns
+    words = [j for j in range(first, form.columns) if _holds_words(columns[j])]
+    if len(words) == 1:
+        return words[0], "the only one of words"
+    if last > first and columns[first]:
+        labelled, _ = _share(columns[first], form.decimal)
+        if labelled < _SHARE and not _has_signs(columns[first]):
+            return last, "the last, as the first holds no labels"
+    return first, "the first"
+
+
+def _kind(
+    targets: Sequence[int], rows: Sequence[Sequence[str]], decimal: str, task: str | None
+) -> str:
+    """What the target columns hold; several targets are real numbers."""
+    if task == "regression" or (len(targets) > 1 and task is None):
+        return "reals"
+    if len(targets) > 1:
+        raise ValueError("a classification has one target: name one column, or task='regression'")
+    cells = [row[targets[0]] for row in rows]
+    labels, numbers = _share(cells, decimal)
+    if not cells or labels >= _SHARE:
+        return "numbers"
+    if _has_signs(cells):
+        return "words"
+    if numbers < _SHARE:
+        return "words" if any(map(_is_word, cells)) or numbers == 0 else "numbers"
+    if task is None:
+        return "reals"
+    whole = all(re.fullmatch(r"[+-]?[0-9]+", cell.strip()) for cell in cells)
+    return "words" if whole else "numbers"  # numbers with a fraction are refused when they are read
+
+
+def _column(target: Target, form: Form, path: str) -> int:
+    """The column of a target given by its name in the header or by its index."""
+    if isinstance(target, str):
+        if form.names is not None and form.names.count(target.strip()) == 1:
+            return form.names.index(target.strip())
+        if re.fullmatch(r"\s*[+-]?[0-9]+\s*", target) is None:
+            if form.names is None:
+                raise ValueError(
+                    f"target={target!r} names a column, but {path} has no header: give an index, "
+                    "0 for the first column or -1 for the last"
+                )
+            if form.names.count(target.strip()) > 1:
+                raise ValueError(
+                    f"target={target!r} names several columns of {path}: give an index"
+                )
+            raise unknown(f"target (column of {path})", target, filter(None, form.names))
+    index = int(target)
+    if not -form.columns <= index < form.columns:
+        raise ValueError(
+            f"target={target!r} is not a column of {path}: it has {form.columns}, from 0 to "
+            f"{form.columns - 1} or from -1 for the last to {-form.columns}"
+        )
+    return index % form.columns

@@ -59,4 +59,4 @@ def match_labels(
             f"{data} has the class {unknown[0]!r}, which {net} does not know: its classes are "
             f"{', '.join(known[:10])}{', ...' * (len(known) > 10)}"
         )
-    return np.array([known.index(name) for name in found], np.int64)[y]
+    return np.asarray(np.array([known.index(name) for name in found], np.int64)[y])

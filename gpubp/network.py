@@ -16,6 +16,7 @@ from .activation import Activation, Softmax, get_activations
 from .arrays import as_input, as_targets, check_count, check_x, check_y, row_chunks
 from .backend import Backend, get_backend
 from .backprop import Gradients
+from .classes import check_classes
 from .cost import Cost, check_pair, example_cost, get_cost
 from .history import History
 from .initialise import Initialiser, draw, get_initialiser
@@ -76,10 +77,15 @@ class Network:
             "tf32" or "bf16" for tensor cores, which round each operand to 11 or 8 significant bits
             and add up in float32. Weights, updates and everything outside ``fit`` stay float32.
 
+    ``classes`` may be set to the names of the classes, which are saved with the network; labels
+    stay numbers everywhere.
+
     Raises:
         ValueError, TypeError: one sentence, for what cannot be a network.
         BackendUnavailable: with the reason and the cure.
     """
+
+    classes: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -131,6 +137,8 @@ class Network:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("weights", "biases"):
             raise AttributeError(f"assign one layer at a time: {name}[i] = array")
+        if name == "classes":
+            value = check_classes(value, self.sizes[-1])
         super().__setattr__(name, value)
 
     @property

@@ -28,6 +28,7 @@ MISSING: Final = ("", "na", "n/a", "nan", "null", "none", "?")
 SWAP: Final = str.maketrans(",.", ".,")
 _TARGETS: Final = ("label", "labels", "class", "target", "y")
 _DELIMITER_LINES: Final = 20
+_AMOUNTS: Final = 20  # cells at least, to tell amounts from labels by how many differ
 _SHARE: Final = 0.9  # of a column's first cells decide what it holds: the rest may be faults
 
 
@@ -164,7 +165,7 @@ def find_form(
         targets, why = tuple(_column(item, form, str(path)) for item in wanted), "as asked for"
         if len(set(targets)) < len(targets) or not targets:
             raise ValueError(f"target={target!r} must name columns of {path}, each once")
-    kind = "" if not labels else _kind(targets, full, decimal, task)
+    kind = "" if not labels else _kind(targets, full, decimal, task, in_front=why == "the first")
     return Form(delimiter, decimal, columns, names, form.row_names, targets, kind, why)
 
 
@@ -232,6 +233,17 @@ def _share(cells: Sequence[str], decimal: str) -> tuple[float, float]:
     return whole / max(1, len(cells)), len(values) / max(1, len(cells))
 
 
+def _are_amounts(cells: Sequence[str], decimal: str, in_front: bool) -> bool:
+    """Whether whole numbers are amounts rather than labels: more than half of 20 or more differ,
+    and some have a decimal mark or, unless they stand where labels have always stood, are beyond
+    1000."""
+    values = {cell.strip() for cell in cells}
+    if len(cells) < _AMOUNTS or 2 * len(values) <= len(cells):
+        return False
+    large = any(len(value.partition(decimal)[0].lstrip("+0")) > 3 for value in values)
+    return any(decimal in value for value in values) or (large and not in_front)
+
+
 def _has_signs(cells: Sequence[str]) -> bool:
     """Whether the cells are -1 and 1, the labels of two classes."""
     return {cell.strip().removeprefix("+") for cell in cells} == {"-1", "1"}
@@ -262,7 +274,11 @@ def _guess_target(rows: Sequence[Sequence[str]], form: Form) -> tuple[int, str]:
 
 
 def _kind(
-    targets: Sequence[int], rows: Sequence[Sequence[str]], decimal: str, task: str | None
+    targets: Sequence[int],
+    rows: Sequence[Sequence[str]],
+    decimal: str,
+    task: str | None,
+    in_front: bool,
 ) -> str:
     """What the target columns hold; several targets are real numbers."""
     if task == "regression" or (len(targets) > 1 and task is None):
@@ -272,7 +288,7 @@ def _kind(
     cells = [row[targets[0]] for row in rows]
     labels, numbers = _share(cells, decimal)
     if not cells or labels >= _SHARE:
-        return "numbers"
+        return "reals" if task is None and _are_amounts(cells, decimal, in_front) else "numbers"
     if _has_signs(cells):
         return "words"
     if numbers < _SHARE:

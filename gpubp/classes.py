@@ -27,7 +27,7 @@ def check_classes(classes: Any, outputs: int) -> tuple[str, ...] | None:
     in one sentence where it cannot be."""
     if classes is None:
         return None
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"classes={ascii(classes)[:60]} must be a list of names")
     names = tuple(classes)
     for i, name in enumerate(names):

@@ -21,8 +21,8 @@ from .errors import BackendUnavailable, DivergenceError, unknown
 DATA_HELP = (
     "digits28 (drawn by formula, no download), mnist (downloaded once into the cache), a folder of "
     "four IDX files, an .npz, a .csv or .tsv file (values as they stand, but 784 integers from 0 "
-    "to 255 a row, as in MNIST, are intensities, read as x/255); without it: MNIST from $GPUBP_DATA "
-    "or the cache, else digits28"
+    "to 255 a row, as in MNIST, are intensities, read as x/255); without it: MNIST, from "
+    "$GPUBP_DATA or the cache, else digits28"
 )
 FORM_NOTES = "What is left out is guessed from the first lines, and told in the line 'data:'."
 TRAIN_NOTES = """\

@@ -123,6 +123,12 @@ def is_regression(net: Network) -> bool:
     return net.classes is None and net.sizes[-1] == 1 and net.activations[-1].name == "identity"
 
 
+def predicted(net: Network, x: Array) -> Array:
+    """The class of each row, also where the one output is not bound to lie between two classes."""
+    found = net.predict(x)
+    return found if found.dtype.kind == "i" else (found.ravel() > 0.5).astype(np.int64)
+
+
 def form_options(args: Namespace, net: Network | None = None) -> dict[str, Any]:
     """The keywords of ``data.load`` that the arguments give, for a text file also what the task of
     the network says."""
@@ -188,12 +194,13 @@ def check_writable(path: str, *others: str | None) -> None:
 
 def fitted(data: DataSet, net: Network, file: str) -> DataSet:
     """The data with their classes numbered as those of the network in ``file``, which they fit."""
-    check_sizes(file, net.sizes, data)
     if data.real and net.classes is not None:
         raise ValueError(
-            f"{data.name} has real targets, but {file} tells classes apart "
-            f"({', '.join(net.classes[:3])}, ...): name the column of the classes with --target"
+            f"{data.name} has real targets, but {file} tells the classes "
+            f"{', '.join(net.classes[:10])}{', ...' * (len(net.classes) > 10)} apart: name their "
+            "column with --target"
         )
+    check_sizes(file, net.sizes, data)
     if data.names is None or net.classes is None:
         return data
     train, test = (
@@ -238,7 +245,7 @@ def evaluate(args: Namespace) -> int:
         return 0
     say(f"{told}\n")
     classes = max(2, net.sizes[-1])
-    counts = np.bincount(y * classes + net.predict(x), minlength=classes**2)
+    counts = np.bincount(y * classes + predicted(net, x), minlength=classes**2)
     say(_confusion_table(counts.reshape(classes, classes), net.classes))
     return 0
 
@@ -314,13 +321,13 @@ def _pictures(x: Array, labels: Sequence[str]) -> str:
 
 def _write_idx(held: DataSet, folder: Path) -> None:
     """The four files of MNIST's layout, uint8."""
+    if held.real:
+        raise ValueError(f"--out writes labels, but {held.name} has real targets")
     if held.train[0].dtype != np.uint8 or held.test[0].dtype != np.uint8:
         raise ValueError(
             f"--out writes images of uint8 values, but {held.name} holds {held.train[0].dtype}: "
             "only data of integers from 0 to 255 can be written so"
         )
-    if held.real:
-        raise ValueError(f"--out writes labels, but {held.name} has real targets")
     if held.classes > 256:
         raise ValueError(f"--out writes at most 256 classes, but {held.name} has {held.classes}")
     side = _side(held.inputs)

@@ -13,7 +13,7 @@ from . import explain as explanations
 from .arrays import check_count
 from .checkpoint import load
 from .classes import class_name
-from .commands import check_writable, fitted, form_options, load_data, say
+from .commands import check_writable, fitted, form_options, load_data, predicted, say
 from .data._files import replacing
 from .errors import unknown
 from .explain.pathsum import MAX_PATHS
@@ -57,7 +57,7 @@ def explain(args: Namespace) -> int:
     if data.real:
         taken = " ".join(f"{value:g}" for value in net.backend.asnumpy(net.feedforward(one[0]))[0])
     else:
-        taken = class_name(net.classes, int(net.predict(one[0])[0]))
+        taken = class_name(net.classes, int(predicted(net, one[0])[0]))
     say(f"{data}\n{net}\n{args.part} part, example {i}, {data.label(y[i])}, taken for {taken}")
     for name in shown:
         say(f"\n{found[name]}")

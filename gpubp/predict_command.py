@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from . import data as datasets
 from .checkpoint import load
 from .classes import class_name
-from .commands import check_writable, form_options, is_regression
+from .commands import check_writable, form_options, is_regression, predicted
 from .data._files import replacing
 from .data._form import check_task
 from .data.csv import count_columns
@@ -33,32 +34,38 @@ def predict(args: Namespace) -> int:
     check_task(task)
     real = is_regression(net) if task is None else task == "regression"
     x = _unlabelled(args.data, args.file, net.sizes[0], form)
-    table: list[Array]
+    rows: Iterator[list[str]]
     if real:
         if args.proba:
             raise ValueError("--proba adds the probabilities of classes: a regression has none")
-        table = list(net.backend.asnumpy(net.feedforward(x)).T)
-        header = ["value"] if len(table) == 1 else [f"value{j}" for j in range(len(table))]
-        written = [[f"{value:.9g}" for value in column.tolist()] for column in table]
+        a = net.backend.asnumpy(net.feedforward(x))
+        header = ["value"] if a.shape[1] == 1 else [f"value{j}" for j in range(a.shape[1])]
+        rows = ([f"{value:.9g}" for value in row.tolist()] for row in a)
     else:
-        header = ["class"]
-        written = [[class_name(net.classes, label) for label in net.predict(x).tolist()]]
-        if args.proba:
-            table = list(net.predict_proba(x).T)
-            names = net.classes
-            header += [f"p{j}" if names is None else f"p {class_name(names, j)}"
-                       for j in range(len(table))]  # fmt: skip
-            written += [[f"{p:.6g}" for p in column.tolist()] for column in table]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", *header])
-    writer.writerows([i, *row] for i, row in enumerate(zip(*written, strict=True)))
+        names, labels = net.classes, predicted(net, x)
+        proba = net.predict_proba(x) if args.proba else np.empty((len(labels), 0))
+        title = "p" if names is None else "p "
+        header = ["class", *(f"{title}{class_name(names, j)}" for j in range(proba.shape[1]))]
+        rows = (
+            [class_name(names, int(label)), *(f"{p:.6g}" for p in row.tolist())]
+            for label, row in zip(labels, proba, strict=True)
+        )
+    written = csv.writer(_Echo(), lineterminator="\n")
+    numbered = ([str(i), *row] for i, row in enumerate(rows))
+    lines = map(written.writerow, chain([["index", *header]], numbered))
     if args.output is None:
-        sys.stdout.write(text.getvalue())
+        sys.stdout.writelines(lines)
     else:
         with replacing(os.path.realpath(args.output)) as file:
-            file.write(text.getvalue().encode())
+            file.writelines(line.encode() for line in lines)
     return 0
+
+
+class _Echo:
+    """A file that hands back what is written, so that ``writerow`` returns the line."""
+
+    def write(self, line: str) -> str:
+        return line
 
 
 def _unlabelled(source: str, net: str, inputs: int, form: dict[str, Any]) -> Array:
@@ -80,6 +87,10 @@ def _unlabelled(source: str, net: str, inputs: int, form: dict[str, Any]) -> Arr
         target = count_columns(path, **form)[1].targets[0]
         return datasets.read_csv(path, labels=False, target=target, **form)
     if path.suffix.lower() == ".npz":
+        if form:
+            raise ValueError(
+                f"--{next(iter(form))} says how to read a .csv or .tsv file, which {source} is not"
+            )
         train, test = datasets.read_npz(path)
         x = (test or train)[0]
     else:

@@ -387,8 +387,15 @@ def test_a_folder_with_one_wrong_file_is_refused(case: str, tmp_path: Path) -> N
 @given(data=st.data())
 @pytest.mark.parametrize(
     ("kind", "good"),
-    [("idx", IMAGES), ("idx", PACKED), ("npz", GOOD), ("npz", STORED), ("csv", b"1,2.5\n3,-4\n")],
-    ids=["idx", "idx.gz", "npz", "npz stored", "csv"],
+    [
+        ("idx", IMAGES),
+        ("idx", PACKED),
+        ("npz", GOOD),
+        ("npz", STORED),
+        ("csv", b"1,2.5\n3,-4\n"),
+        ("csv", b'"n";l\n"1,5";"a;"";b"\n-2;b\n'),
+    ],
+    ids=["idx", "idx.gz", "npz", "npz stored", "csv", "csv quoted"],
 )
 def test_damage_anywhere_is_refused_or_harmless(
     kind: str, good: bytes, data: st.DataObject, tmp_path: Path

@@ -292,7 +292,8 @@ def _kind(
     if _has_signs(cells):
         return "words"
     if numbers < _SHARE:
-        return "words" if any(map(_is_word, cells)) or numbers == 0 else "numbers"
+        words = task is not None or numbers == 0 or any(map(_is_word, cells))
+        return "words" if words else "numbers"
     if task is None:
         return "reals"
     whole = all(re.fullmatch(r"[+-]?[0-9]+", cell.strip()) for cell in cells)

@@ -53,10 +53,11 @@ def match_labels(
     its classes, ``known``; unchanged where either has no names."""
     if found is None or known is None or found == known:
         return y
-    unknown = [name for name in found if name not in known]
+    place = {name: label for label, name in enumerate(known)}
+    unknown = [name for name in found if name not in place]
     if unknown:
         raise ValueError(
             f"{data} has the class {unknown[0]!r}, which {net} does not know: its classes are "
             f"{', '.join(known[:10])}{', ...' * (len(known) > 10)}"
         )
-    return np.asarray(np.array([known.index(name) for name in found], np.int64)[y])
+    return np.asarray(np.array([place[name] for name in found], np.int64)[y])

@@ -122,8 +122,19 @@ NUMBERS: dict[str, tuple[str, dict[str, Any], Any, Any, str]] = {
         ",0,1,2\n0,0.5,2.5,1\n1,1.5,3.5,0\n", {}, [[0.5, 2.5], [1.5, 3.5]], [1, 0],
         "a header, row names left out; target column 4 ('2')",
     ),
+    "columns of pandas and a label behind": (
+        "0,1,2,label\n5,6,7,1\n8,9,10,0\n", {}, [[5, 6, 7], [8, 9, 10]], [1, 0],
+        "a header; target column 4 ('label'), by its name",
+    ),
+    "a label, columns of pandas": (
+        "kind,0,1,2\n1,5,6,7\n0,8,9,10\n", {}, [[5, 6, 7], [8, 9, 10]], [1, 0], "a header",
+    ),
     "a first row like pandas' header": (
         "0,1,2\n1,5,6\n", {}, [[1, 2], [5, 6]], [0, 1], "no header",
+    ),
+    "words over numbers of pandas": (
+        "kind," + ",".join(map(str, range(10))) + "\n" + ("a" + ",5" * 10 + "\n") * 2, {},
+        [[5] * 10] * 2, [0, 0], "a header; target column 1 ('kind')",
     ),
     "header over words": (
         "species,l\na,1\nb,2\n", {}, [[1], [2]], [0, 1], "a header; target column 1 ('species')",

@@ -279,7 +279,12 @@ CASES: dict[str, tuple[str, bytes, str]] = {
     "csv label of escapes": ("csv", b"1,a\n2,\x1b[2Jb\n", "characters that are not printed"),
     "csv label of 300": ("csv", b"1,a\n2," + b"b" * 300 + b"\n", "300 characters"),
     "csv label in Latin-1": ("csv", b"1,caf\xe9\n2,th\xe9\n", "found bytes that are not UTF-8"),
-    "csv two columns of words": ("csv", b"1,a,b\n2,c,d\n", "column 2 in line 1, found 'a'"),
+    "csv two columns of words": (
+        "csv",
+        b"1,a,b\n2,c,d\n",
+        "column 2 in line 1, found 'a' (inputs are numbers; is this column the target?)",
+    ),
+    "csv words in a column of numbers": ("csv", b"0,1,four\n1,2,3\n", "found 'four' (inputs are"),
     "csv decimal commas and points": ("csv", b"1;2,5\n2;3.5\n", "column 2 in line 1, found '2,5'"),
     "csv thousands": ("csv", b'1,"1,234"\n2,"2,345"\n', "column 2 in line 1, found '1,234'"),
     "csv thousands, European": (

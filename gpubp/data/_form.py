@@ -118,7 +118,7 @@ def is_number(cell: str, decimal: str = ".") -> bool:
     return NUMBER.fullmatch(cell if decimal == "." else cell.translate(SWAP)) is not None
 
 
-def _is_word(cell: str) -> bool:
+def is_word(cell: str) -> bool:
     """Whether a cell can only be a name: it has a letter and does not begin as numbers do."""
     name = cell.strip().strip("'").lower()
     return (
@@ -170,8 +170,8 @@ def find_form(
 
 
 def _delimiter(lines: Sequence[str], path: str) -> str:
-    """The delimiter that leaves the largest share of numbers; of equals the first that splits the
-    first line at all, commas before others, tabs before all in a ``.tsv``."""
+    """The delimiter that leaves the largest share of numbers, cells with another delimiter counting
+    least; commas before others where that is equal, and tabs before all in a ``.tsv``."""
     candidates = [",", ";", "\t", "|"]
     if path.lower().endswith(".tsv"):
         candidates.insert(0, candidates.pop(2))
@@ -180,9 +180,16 @@ def _delimiter(lines: Sequence[str], path: str) -> str:
         rows = [_cells(line, delimiter) for line in lines]
         if len(rows[0]) < 2:
             continue
-        cells = [cell for row in rows for cell in row]
+        others = re.compile(f"[{re.escape(''.join(set(candidates) - {delimiter}))}]")
         mark = "," if delimiter != "," else "."
-        share = sum(is_number(cell) or is_number(cell, mark) for cell in cells) / len(cells)
+
+        def worth(cell: str, mark: str = mark, others: re.Pattern[str] = others) -> float:
+            if is_number(cell) or is_number(cell, mark):
+                return 1.0
+            return 0.0 if others.search(cell) else 0.5
+
+        even = [row for row in rows if len(row) == len(rows[0])]
+        share = sum(worth(cell) for row in even for cell in row) / sum(map(len, rows))
         if share > most:
             best, most = delimiter, share
     return best
@@ -205,21 +212,32 @@ def _is_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
     """Whether the first line names columns: see the rules of ``read_csv``."""
     first, rest = rows[0], rows[1:]
     there = [is_number(cell, decimal) for cell in first]
-    numbered = first[1:] if not first[0].strip() else first
-    if numbered and [cell.strip() for cell in numbered] == list(map(str, range(len(numbered)))):
-        # pandas numbers the columns of a table without names. A short row of data may look so too.
-        whole = any(all(cell.strip().isdigit() for cell in row) for row in rest)
-        if len(numbered) < len(first) or len(first) >= 10 or (len(first) >= 3 and rest
-                                                              and not whole):  # fmt: skip
-            return True
+    if _is_numbered(rows, there, decimal):
+        return True
     if not rest:
-        return not any(there) and any(map(_is_word, first))
-    if _is_word(first[0]) and not _is_word(rest[0][0]):
+        return not any(there) and any(map(is_word, first))
+    if is_word(first[0]) and not is_word(rest[0][0]):
         return True
     below = any(
         j < len(row) and is_number(row[j], decimal) for row in rest[:10] for j in range(len(first))
     )
-    return not any(there) and any(map(_is_word, first)) and below
+    return not any(there) and any(map(is_word, first)) and below
+
+
+def _is_numbered(rows: Sequence[Sequence[str]], there: Sequence[bool], decimal: str) -> bool:
+    """Whether the first line counts the columns 0, 1, 2, ..., as pandas does without names, but for
+    an index in front and a column or two with a name. A short row of data may look so too."""
+    first, rest = rows[0], rows[1:]
+    numbers = [cell.strip() for cell, number in zip(first, there, strict=True) if number]
+    named = [j for j, number in enumerate(there) if not number]
+    if numbers != list(map(str, range(len(numbers)))) or len(numbers) < 2 or len(named) > 2:
+        return False
+    if not first[0].strip() or len(numbers) >= 10:
+        return True
+    over = [j for j in named if is_word(first[j]) and rest and is_number(rest[0][j], decimal)
+            if j < len(rest[0])]  # fmt: skip
+    whole = any(all(cell.strip().isdigit() for cell in row) for row in rest)
+    return len(numbers) >= 3 and bool(over or (rest and not whole and not named))
 
 
 def _share(cells: Sequence[str], decimal: str) -> tuple[float, float]:
@@ -251,8 +269,8 @@ def _has_signs(cells: Sequence[str]) -> bool:
 
 def _holds_words(cells: Sequence[str]) -> bool:
     # Some of them are looked at before all: most columns of most files are numbers.
-    few = any(map(_is_word, cells[:3]))
-    return few and sum(map(_is_word, cells)) >= _SHARE * len(cells)
+    few = any(map(is_word, cells[:3]))
+    return few and sum(map(is_word, cells)) >= _SHARE * len(cells)
 
 
 def _guess_target(rows: Sequence[Sequence[str]], form: Form) -> tuple[int, str]:
@@ -292,7 +310,7 @@ def _kind(
     if _has_signs(cells):
         return "words"
     if numbers < _SHARE:
-        words = task is not None or numbers == 0 or any(map(_is_word, cells))
+        words = task is not None or numbers == 0 or any(map(is_word, cells))
         return "words" if words else "numbers"
     if task is None:
         return "reals"

@@ -25,6 +25,7 @@ from gpubp.data._form import (
     cells_of,
     find_form,
     is_number,
+    is_word,
     shown,
     text_of,
 )
@@ -79,13 +80,13 @@ def read_csv(
     What the keywords leave open is found in the first 100 lines; ``reading`` of the pair says what
     was found. Labels in front and no header, as ever, are what these rules end with.
 
-    * ``delimiter``: "," ";" tab or "|", the one that leaves the largest share of numbers. Cells may
-      stand in double quotes; a quoted cell ends on its line.
+    * ``delimiter``: "," ";" tab or "|", the one that leaves the largest share of numbers in lines
+      of one length. Cells may stand in double quotes; a quoted cell ends on its line.
     * ``decimal``: "," where numbers have commas and none has a point (``1,5;2,5``).
     * ``header``: the first line is one if its first cell is a word and the one below it is not, or
-      if it has words and no numbers over numbers, or if it counts 0, 1, 2, ... as pandas does (10
-      columns or more; 3 or more over lines that are not all of whole numbers). Under an empty first
-      name stand row names, which are left out.
+      if it has words and no numbers over numbers, or if it counts 0, 1, 2, ... as pandas does
+      (10 columns or more; 3 or more if no line below is all of whole numbers). Under an empty
+      first name stand row names, which are left out.
     * ``target``: the column of y, by its name or its index from 0 (-1 is the last), several for a
       regression. By default a column called label, class, target or y; else the only column of
       words; else the first; or the last where less than nine tenths of the first are labels.
@@ -265,6 +266,8 @@ def _cell_by_cell(
             j = next(j for j in numeric if not is_number(cells[j], form.decimal))
             missing = cells[j].strip().lower() in MISSING
             cure = ", a missing value: fill it in or remove the line" if missing else ""
+            if is_word(cells[j]) and j not in form.targets:
+                cure = " (inputs are numbers; is this column the target?)"
             expected = f"a number in {form.column(j)}"
             raise block.error(path, i, expected, shown(cells[j]) + cure)
         table[i, numeric] = values
@@ -358,7 +361,8 @@ def _described(x: NDArray[Any], y: NDArray[Any], form: Form, codes: dict[str, in
             classes = tuple(sorted(codes, key=int))
         except ValueError:
             classes = tuple(sorted(codes))
-        rank = np.array([classes.index(name) for name in codes])
+        place = {name: label for label, name in enumerate(classes)}
+        rank = np.array([place[name] for name in codes])
         y = rank[y]
         counts, shown_names = np.bincount(y), [shown(name)[1:-1] for name in classes[:_COUNTED]]
     each = ", ".join(f"{n} {name}" for name, n in zip(shown_names, counts, strict=False))

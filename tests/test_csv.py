@@ -165,7 +165,11 @@ NUMBERS: dict[str, tuple[str, dict[str, Any], Any, Any, str]] = {
         [[j + 0.5] for j in range(20)], [7.0 * j for j in range(20)], "regression",
     ),
     "many labels": (
-        "".join(f"{7 * j},{j}.5\n" for j in range(200)), {},
+        "".join(f"{j}.5,{3 * j}\n" for j in range(200)), {},
+        [[j + 0.5] for j in range(200)], [3 * j for j in range(200)], "classification",
+    ),
+    "many labels in front": (
+        "".join(f"{7 * j}.0,{j}.5\n" for j in range(200)), {},
         [[j + 0.5] for j in range(200)], [7 * j for j in range(200)], "classification",
     ),
 }  # fmt: skip

@@ -251,15 +251,13 @@ def _share(cells: Sequence[str], decimal: str) -> tuple[float, float]:
     return whole / max(1, len(cells)), len(values) / max(1, len(cells))
 
 
-def _are_amounts(cells: Sequence[str], decimal: str, in_front: bool) -> bool:
+def _are_amounts(cells: Sequence[str], decimal: str) -> bool:
     """Whether whole numbers are amounts rather than labels: more than half of 20 or more differ,
-    and some have a decimal mark or, unless they stand where labels have always stood, are beyond
-    1000."""
+    and some have a decimal mark or four digits."""
     values = {cell.strip() for cell in cells}
     if len(cells) < _AMOUNTS or 2 * len(values) <= len(cells):
         return False
-    large = any(len(value.partition(decimal)[0].lstrip("+0")) > 3 for value in values)
-    return any(decimal in value for value in values) or (large and not in_front)
+    return any(decimal in value or len(value.lstrip("+0")) > 3 for value in values)
 
 
 def _has_signs(cells: Sequence[str]) -> bool:
@@ -306,7 +304,8 @@ def _kind(
     cells = [row[targets[0]] for row in rows]
     labels, numbers = _share(cells, decimal)
     if not cells or labels >= _SHARE:
-        return "reals" if task is None and _are_amounts(cells, decimal, in_front) else "numbers"
+        amounts = task is None and not in_front and _are_amounts(cells, decimal)
+        return "reals" if amounts else "numbers"
     if _has_signs(cells):
         return "words"
     if numbers < _SHARE:

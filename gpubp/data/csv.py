@@ -91,9 +91,9 @@ def read_csv(
       regression. By default a column called label, class, target or y; else the only column of
       words; else the first; or the last where less than nine tenths of the first are labels.
     * ``task``: "classification" where the target holds words, whole numbers from 0, or -1 and 1;
-      "regression" where it holds other numbers, and where more than half of the whole numbers
-      differ and some are written with a decimal mark or (but for the column in front) are of four
-      digits or more. Whole numbers from 0 are labels as they stand.
+      "regression" where it holds other numbers, and where it does not stand in front and more
+      than half of its whole numbers differ, some of them with a decimal mark or four digits.
+      Whole numbers from 0 are labels as they stand.
       Other labels are numbered in their order (words sorted, numbers by size); ``classes`` of the
       pair has their names.
 

@@ -19,7 +19,7 @@ from .classes import class_name
 from .commands import check_writable, form_options, is_regression, predicted
 from .data._files import replacing
 from .data._form import check_task
-from .data.csv import count_columns
+from .data.csv import form_of
 
 Array = np.ndarray[Any, Any]
 
@@ -73,18 +73,18 @@ def _unlabelled(source: str, net: str, inputs: int, form: dict[str, Any]) -> Arr
     order, or the test part of the data."""
     path = Path(source)
     if path.suffix.lower() in datasets.CSV_SUFFIXES:
-        columns, found = count_columns(path, labels=False, **form)
+        found = form_of(path, labels=False, **form)
         values = len(found.values)
         if values == inputs:
             return datasets.read_csv(path, labels=False, **form)
         if values != inputs + 1 or "target" in form:
-            more = f", and {columns - values} that --target names" if "target" in form else ""
+            more = f", and {len(found.targets)} that --target names" if "target" in form else ""
             raise ValueError(
                 f"{source} has {values} columns{more}, but {net} takes {inputs} inputs: give rows "
                 f"of {inputs} values, or of a label and {inputs} values, or name with --target "
                 "what is no input"
             )
-        target = count_columns(path, **form)[1].targets[0]
+        target = form_of(path, **form).targets[0]
         return datasets.read_csv(path, labels=False, target=target, **form)
     if path.suffix.lower() == ".npz":
         if form:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpubp import data
-from gpubp.data.csv import count_columns
+from gpubp.data.csv import form_of
 from gpubp.errors import DataFormatError
 
 X = np.array([[5.1, 3.5], [7.0, 3.25], [6.3, 3.0], [5.0, 2.5]], np.float32)
@@ -242,7 +242,7 @@ def test_load_passes_the_form_on_and_keeps_the_names(tmp_path: Path) -> None:
 def test_without_labels_a_target_is_left_out_unread(tmp_path: Path) -> None:
     x = read(tmp_path, "a,b,c\n1,?,3\n4,,6\n", labels=False, target="b")
     np.testing.assert_array_equal(x, np.array([[1, 3], [4, 6]], np.float32))
-    assert count_columns(tmp_path / "a.csv", labels=False)[0] == 3
+    assert form_of(tmp_path / "a.csv", labels=False).columns == 3
     with pytest.raises(DataFormatError, match=r"column 2 \('b'\) in line 2, found '\?', a missing"):
         read(tmp_path, "a,b,c\n1,?,3\n4,,6\n", labels=False)
 

@@ -286,6 +286,7 @@ CASES: dict[str, tuple[str, bytes, str]] = {
     ),
     "csv words in a column of numbers": ("csv", b"0,1,four\n1,2,3\n", "found 'four' (inputs are"),
     "csv decimal commas and points": ("csv", b"1;2,5\n2;3.5\n", "column 2 in line 1, found '2,5'"),
+    "csv pandas header, short line": ("csv", b"0,1,2,n\n5,6\n", "4 columns in line 2, found 2"),
     "csv thousands": ("csv", b'1,"1,234"\n2,"2,345"\n', "column 2 in line 1, found '1,234'"),
     "csv thousands, European": (
         "csv",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from gpubp.data._files import FilePath
@@ -148,15 +148,16 @@ def find_form(
     delimiter = check_delimiter(delimiter) or _delimiter(lines[:_DELIMITER_LINES], str(path))
     rows = [_cells(line, delimiter) for line in lines]
     decimal = decimal or _decimal(rows, delimiter)
-    names, rest = tuple(name.strip() for name in rows[0]), rows[1:]
-    if header is False or (header is None and not _is_header(rows, decimal)):
-        names, rest = None, rows  # type: ignore[assignment]
-    columns = len(rows[0])
-    form = Form(delimiter, decimal, columns, names, names is not None and columns > 1
-                and not names[0])  # fmt: skip
+    if header is None:
+        header = _is_header(rows, decimal)
+    form = Form(
+        delimiter, decimal, len(rows[0]),
+        names=tuple(name.strip() for name in rows[0]) if header else None,
+        row_names=header and len(rows[0]) > 1 and not rows[0][0].strip(),
+    )  # fmt: skip
     if target is None and not labels:
         return form
-    full = [row for row in rest if len(row) == columns]
+    full = [row for row in rows[int(header) :] if len(row) == form.columns]
     if target is None:
         column, why = _guess_target(full, form)
         targets: tuple[int, ...] = (column,)
@@ -166,7 +167,7 @@ def find_form(
         if len(set(targets)) < len(targets) or not targets:
             raise ValueError(f"target={target!r} must name columns of {path}, each once")
     kind = "" if not labels else _kind(targets, full, decimal, task, in_front=why == "the first")
-    return Form(delimiter, decimal, columns, names, form.row_names, targets, kind, why)
+    return replace(form, targets=targets, kind=kind, why=why)
 
 
 def _delimiter(lines: Sequence[str], path: str) -> str:
@@ -216,7 +217,7 @@ def _is_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
         return True
     if not rest:
         return not any(there) and any(map(is_word, first))
-    if is_word(first[0]) and not is_word(rest[0][0]):
+    if is_word(first[0]) and is_number(rest[0][0], decimal):
         return True
     below = any(
         j < len(row) and is_number(row[j], decimal) for row in rest[:10] for j in range(len(first))
@@ -234,8 +235,11 @@ def _is_numbered(rows: Sequence[Sequence[str]], there: Sequence[bool], decimal: 
         return False
     if not first[0].strip() or len(numbers) >= 10:
         return True
-    over = [j for j in named if is_word(first[j]) and rest and is_number(rest[0][j], decimal)
-            if j < len(rest[0])]  # fmt: skip
+    below = rest[0] if rest else []
+    over = [
+        j for j in named
+        if j < len(below) and is_word(first[j]) and is_number(below[j], decimal)
+    ]  # fmt: skip
     whole = any(all(cell.strip().isdigit() for cell in row) for row in rest)
     return len(numbers) >= 3 and bool(over or (rest and not whole and not named))
 

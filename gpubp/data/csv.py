@@ -83,8 +83,8 @@ def read_csv(
     * ``delimiter``: "," ";" tab or "|", the one that leaves the largest share of numbers in lines
       of one length. Cells may stand in double quotes; a quoted cell ends on its line.
     * ``decimal``: "," where numbers have commas and none has a point (``1,5;2,5``).
-    * ``header``: the first line is one if its first cell is a word and the one below it is not, or
-      if it has words and no numbers over numbers, or if it counts 0, 1, 2, ... as pandas does
+    * ``header``: the first line is one if its first cell is a word over a number, or if it has
+      words and no numbers over numbers, or if it counts 0, 1, 2, ... as pandas does
       (10 columns or more; 3 or more if no line below is all of whole numbers). Under an empty
       first name stand row names, which are left out.
     * ``target``: the column of y, by its name or its index from 0 (-1 is the last), several for a
@@ -142,12 +142,10 @@ def read_csv(
     return _described(x, np.concatenate(ys), form, codes) if form.kind else x
 
 
-def count_columns(path: FilePath, **form: Any) -> tuple[int, Form]:
-    """How many columns of values and targets the file has, and its form as ``read_csv`` finds it
-    with these keywords."""
+def form_of(path: FilePath, **form: Any) -> Form:
+    """The form of the file, as ``read_csv`` finds it with these keywords."""
     with open_regular(path) as file:
-        found = find_form(_head(file, path)[0], path, **form)
-    return found.columns - found.row_names, found
+        return find_form(_head(file, path)[0], path, **form)
 
 
 def _head(file: BinaryIO, path: FilePath) -> tuple[list[bytes], int, int]:

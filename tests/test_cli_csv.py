@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def test_classes_by_name_through_all_commands() -> None:
     table = "\n".join(succeed(run("evaluate k.net --data k.csv --part all"))).partition("-+-")[2]
     assert re.search(r"0 \| .*  ant\n.*1 \| .*  bee\n.*2 \| .*  cow, brown$", table)
     np.savetxt("bare.csv", x, delimiter=",")
-    for source in ("k.csv", "bare.csv"):
+    write("unknown.csv", [[*row, "?"] for row in x.tolist()])  # targets are not looked at
+    for source in ("k.csv", "bare.csv", "unknown.csv"):
         rows = list(csv.reader(succeed(run(f"predict k.net --data {source} --proba"))))
         assert rows[0] == ["index", "class", "p ant", "p bee", "p cow, brown"]
         assert [row[1] for row in rows[1:]] == expected
@@ -264,6 +266,7 @@ def test_goodness_is_that_of_scikit_learn() -> None:
         assert abs(found.r2 - expected) <= 1e-9
         assert abs(found.rmse - root_mean_squared_error(y.ravel(), a.ravel())) <= 1e-9
     assert squares_of(COSTS["quadratic"], None) is None
+    assert squares_of(replace(COSTS["huber"], name="quadratic"), 1.0) is None
     assert str(Targets(x, np.ones(50)).goodness(4.0)) == "R2 -, RMSE 2"
 
 

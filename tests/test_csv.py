@@ -164,6 +164,11 @@ NUMBERS: dict[str, tuple[str, dict[str, Any], Any, Any, str]] = {
         "".join(f"{j},5;{7 * j},0\n" for j in range(20)), {},
         [[j + 0.5] for j in range(20)], [7.0 * j for j in range(20)], "regression",
     ),
+    "a header and one line without an end": ("a,1\n5,2", {}, [[2]], [5], "a header"),
+    "few amounts": (
+        "".join(f"{j}.5,{j % 3}.0\n" for j in range(30)), {},
+        [[j + 0.5] for j in range(30)], [j % 3 for j in range(30)], "classification",
+    ),
     "many labels": (
         "".join(f"{j}.5,{3 * j}\n" for j in range(200)), {},
         [[j + 0.5] for j in range(200)], [3 * j for j in range(200)], "classification",
@@ -209,9 +214,19 @@ def test_images_with_words_for_labels_are_images(tmp_path: Path) -> None:
 
 
 def test_names_that_are_whole_numbers_are_sorted_by_size(tmp_path: Path) -> None:
-    pair = read(tmp_path, "9,1.5\n-10,2.5\n", target=0, task="classification")
-    assert pair.classes == ("-10", "9")
-    assert pair[1].tolist() == [1, 0]
+    pair = read(tmp_path, "9,1.5\n-10,2.5\n10,1\n", target=0, task="classification")
+    assert pair.classes == ("-10", "9", "10")
+    assert pair[1].tolist() == [1, 0, 2]
+
+
+def test_names_keep_their_points_and_commas_beside_decimal_commas(tmp_path: Path) -> None:
+    assert read(tmp_path, "I. a,b;1,5\nII.;2,5\n").classes == ("I. a,b", "II.")
+
+
+def test_none_is_a_name_but_no_number(tmp_path: Path) -> None:
+    assert read(tmp_path, "mild,1\nNone,2\n", target=0).classes == ("None", "mild")
+    with pytest.raises(DataFormatError, match="found 'None', a missing value"):
+        read(tmp_path, "1,1\n2,None\n")
 
 
 def test_the_pair_is_a_pair(tmp_path: Path) -> None:

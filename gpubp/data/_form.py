@@ -145,7 +145,7 @@ def find_form(
     if decimal not in (None, ".", ","):
         raise ValueError(f"decimal={decimal!r} must be '.' or ','")
     lines = [text_of(line) for line in head]
-    delimiter = check_delimiter(delimiter) or _delimiter(lines[:_DELIMITER_LINES], str(path))
+    delimiter = check_delimiter(delimiter) or _delimiter(lines[:_DELIMITER_LINES])
     rows = [_cells(line, delimiter) for line in lines]
     decimal = decimal or _decimal(rows, delimiter)
     if header is None:
@@ -170,18 +170,16 @@ def find_form(
     return replace(form, targets=targets, kind=kind, why=why)
 
 
-def _delimiter(lines: Sequence[str], path: str) -> str:
+def _delimiter(lines: Sequence[str]) -> str:
     """The delimiter that leaves the largest share of numbers, cells with another delimiter counting
-    least; commas before others where that is equal, and tabs before all in a ``.tsv``."""
-    candidates = [",", ";", "\t", "|"]
-    if path.lower().endswith(".tsv"):
-        candidates.insert(0, candidates.pop(2))
-    best, most = candidates[0], -1.0
+    least; commas before others where that is equal."""
+    candidates = ",;\t|"
+    best, most = ",", -1.0
     for delimiter in candidates:
         rows = [_cells(line, delimiter) for line in lines]
         if len(rows[0]) < 2:
             continue
-        others = re.compile(f"[{re.escape(''.join(set(candidates) - {delimiter}))}]")
+        others = re.compile(f"[{candidates.replace(delimiter, '')}]")
         mark = "," if delimiter != "," else "."
 
         def worth(cell: str, mark: str = mark, others: re.Pattern[str] = others) -> float:
@@ -189,8 +187,7 @@ def _delimiter(lines: Sequence[str], path: str) -> str:
                 return 1.0
             return 0.0 if others.search(cell) else 0.5
 
-        even = [row for row in rows if len(row) == len(rows[0])]
-        share = sum(worth(cell) for row in even for cell in row) / sum(map(len, rows))
+        share = sum(worth(cell) for row in rows for cell in row) / sum(map(len, rows))
         if share > most:
             best, most = delimiter, share
     return best
@@ -255,13 +252,13 @@ def _share(cells: Sequence[str], decimal: str) -> tuple[float, float]:
     return whole / max(1, len(cells)), len(values) / max(1, len(cells))
 
 
-def _are_amounts(cells: Sequence[str], decimal: str) -> bool:
+def _are_amounts(cells: Sequence[str]) -> bool:
     """Whether whole numbers are amounts rather than labels: more than half of 20 or more differ,
     and some have a decimal mark or four digits."""
     values = {cell.strip() for cell in cells}
     if len(cells) < _AMOUNTS or 2 * len(values) <= len(cells):
         return False
-    return any(decimal in value or len(value.lstrip("+0")) > 3 for value in values)
+    return any(re.fullmatch("[+]?[0-9]{1,3}", value) is None for value in values)
 
 
 def _has_signs(cells: Sequence[str]) -> bool:
@@ -308,7 +305,7 @@ def _kind(
     cells = [row[targets[0]] for row in rows]
     labels, numbers = _share(cells, decimal)
     if not cells or labels >= _SHARE:
-        amounts = task is None and not in_front and _are_amounts(cells, decimal)
+        amounts = task is None and not in_front and _are_amounts(cells)
         return "reals" if amounts else "numbers"
     if _has_signs(cells):
         return "words"

@@ -80,8 +80,8 @@ def read_csv(
     What the keywords leave open is found in the first 100 lines; ``reading`` of the pair says what
     was found. Labels in front and no header, as ever, are what these rules end with.
 
-    * ``delimiter``: "," ";" tab or "|", the one that leaves the largest share of numbers in lines
-      of one length. Cells may stand in double quotes; a quoted cell ends on its line.
+    * ``delimiter``: "," ";" tab or "|", the one that leaves the largest share of numbers. Cells may
+      stand in double quotes; a quoted cell ends on its line.
     * ``decimal``: "," where numbers have commas and none has a point (``1,5;2,5``).
     * ``header``: the first line is one if its first cell is a word over a number, or if it has
       words and no numbers over numbers, or if it counts 0, 1, 2, ... as pandas does

@@ -119,8 +119,9 @@ def _count(n: int, what: str) -> str:
 
 
 def is_regression(net: Network) -> bool:
-    """Whether the network's one output is a real number, not a class."""
-    return net.classes is None and net.sizes[-1] == 1 and net.activations[-1].name == "identity"
+    """Whether the network's one output, as it may leave [0, 1], is a real number, not a class."""
+    one = net.sizes[-1] == 1 and not net.activations[-1].in_unit_interval
+    return one and net.classes is None
 
 
 def predicted(net: Network, x: Array) -> Array:

@@ -241,7 +241,7 @@ def evaluate(args: Namespace) -> int:
     evaluation = net.evaluate(x, y)
     say(f"{data}\n{net}")
     told = f"{args.part} part, {len(y)} examples: {evaluation}"
-    if data.real:
+    if data.real or is_regression(net):
         say(f"{told}, {Targets(x, y).judge(net, evaluation.cost)}")
         return 0
     say(f"{told}\n")

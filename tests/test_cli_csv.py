@@ -217,6 +217,14 @@ def test_regression_through_all_commands() -> None:
     assert "real targets" in refuse(run("data --data r.csv --out made"))
 
 
+def test_a_regression_is_judged_as_one_by_labels_too() -> None:
+    gpubp.Network([5, 3, 1], activation="identity", rng=0).save("r.net")
+    x, y = blobs(24, seed=1)
+    np.savez("two.npz", x_train=x, y_train=y % 2, x_test=x, y_test=y % 2)
+    told = succeed(run("evaluate r.net --data two.npz"))[-1]
+    assert str(Targets(x, y % 2).judge(gpubp.load("r.net"))) in told
+
+
 def test_a_file_of_whole_targets_is_read_as_its_network_was_trained() -> None:
     reals("r.csv")
     succeed(run("train --data r.csv --epochs 2 --save r.net"))

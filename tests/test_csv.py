@@ -289,6 +289,14 @@ def test_keywords_that_do_not_fit(options: dict[str, Any], message: str, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+def test_an_unknown_target_names_no_more_than_ten_columns(tmp_path: Path) -> None:
+    header = ",".join(["\x1b[2J", *(f"pixel{j}" for j in range(300))])
+    with pytest.raises(ValueError, match=r"'zzz': choose one of pixel0, .*, pixel9$"):
+        read(tmp_path, f"{header}\n" + "1" + ",2" * 300, target="zzz")
+    with pytest.raises(ValueError, match="did you mean 'pixel299'"):
+        read(tmp_path, f"{header}\n" + "1" + ",2" * 300, target="pixl299")
+
+
 def test_a_wrong_word_in_a_column_of_numbers_is_named_as_such(tmp_path: Path) -> None:
     good = "".join(f"{j % 3},{j}.5\n" for j in range(50))
     for bad, words in (

@@ -7,6 +7,7 @@ the csv form of MNIST, are never read otherwise. :func:`gpubp.data.read_csv` sta
 from __future__ import annotations
 
 import csv
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -333,7 +334,9 @@ def _column(target: Target, form: Form, path: str) -> int:
                 raise ValueError(
                     f"target={target!r} names several columns of {path}: give an index"
                 )
-            raise unknown(f"target (column of {path})", target, filter(None, form.names))
+            names = [name for name in form.names if name and name.isprintable()]
+            near = difflib.get_close_matches(target, names, n=1, cutoff=0.5)
+            raise unknown(f"target (column of {path})", target, near or names[:10])
     index = int(target)
     if not -form.columns <= index < form.columns:
         raise ValueError(

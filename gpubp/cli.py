@@ -73,7 +73,7 @@ def _form_options(parser: Any) -> None:
         help="whether the first line names the columns")  # fmt: skip
     add("--target", metavar="NAME|INDEX", help="the column to predict, by its name or from 0, -1 "
         "being the last; of a regression several: --target=-2,-1")  # fmt: skip
-    add("--task", metavar="NAME", help="classification or regression")
+    add("--task", metavar="NAME", help="classification or regression (of an .npz too)")
 
 
 def _train(summary: str) -> _Parser:

@@ -131,8 +131,7 @@ def predicted(net: Network, x: Array) -> Array:
 
 
 def form_options(args: Namespace, net: Network | None = None) -> dict[str, Any]:
-    """The keywords of ``data.load`` that the arguments give, for a text file also what the task of
-    the network says."""
+    """The keywords of ``data.load`` that the arguments give, and for a file the network's task."""
     form = {
         name: getattr(args, name)
         for name in ("delimiter", "decimal", "header", "target", "task")
@@ -140,8 +139,9 @@ def form_options(args: Namespace, net: Network | None = None) -> dict[str, Any]:
     }
     if "," in form.get("target", ""):
         form["target"] = form["target"].split(",")
-    text = args.data is not None and Path(args.data).suffix.lower() in datasets.CSV_SUFFIXES
-    if net is not None and text and "task" not in form and "," not in (args.target or ""):
+    file = Path(args.data or "")
+    told = file.suffix.lower() in (".npz", *datasets.CSV_SUFFIXES) and not file.is_dir()
+    if net is not None and told and "task" not in form and "," not in (args.target or ""):
         if net.classes is not None:
             form["task"] = "classification"
         elif is_regression(net):

@@ -91,7 +91,7 @@ def _unlabelled(source: str, net: str, inputs: int, form: dict[str, Any]) -> Arr
             raise ValueError(
                 f"--{next(iter(form))} says how to read a .csv or .tsv file, which {source} is not"
             )
-        train, test = datasets.read_npz(path)
+        train, test = datasets.read_npz(path, task="regression")  # which takes any targets
         x = (test or train)[0]
     else:
         x = datasets.load(source, **form)[1][0]

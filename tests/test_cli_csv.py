@@ -217,6 +217,28 @@ def test_regression_through_all_commands() -> None:
     assert "real targets" in refuse(run("data --data r.csv --out made"))
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_real_targets_of_an_npz(outputs: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 3))
+    y = (x @ rng.standard_normal((3, outputs))).squeeze()
+    np.savez("r.npz", x=x, y=y)
+    assert "real targets: task 'regression'" in refuse(run("train --data r.npz"))
+    lines = succeed(run("train --data r.npz --task regression --epochs 3 --save r.net"))
+    assert "R2" in lines[2]
+    assert f"{outputs} real target" in lines[0]
+    (_, y_train), (_, y_test) = data.load("r.npz", task="regression")
+    assert y_train.dtype == np.float64
+    np.testing.assert_array_equal(np.sort(np.concatenate([y_train, y_test]), 0), np.sort(y, 0))
+    task = "--task regression" if outputs == 2 else ""
+    assert "R2" in succeed(run("evaluate r.net --data r.npz", task))[-1]
+    rows = succeed(run("predict r.net --data r.npz", task))
+    assert len(rows) == 41
+    np.savez("nan.npz", x=x, y=np.where(y > 1, np.nan, y))
+    assert "finite targets" in refuse(run("train --data nan.npz --task regression"))
+    assert "--delimiter" in refuse(run("predict r.net --data r.npz --delimiter ,"))
+
+
 def test_a_regression_is_judged_as_one_by_labels_too() -> None:
     gpubp.Network([5, 3, 1], activation="identity", rng=0).save("r.net")
     x, y = blobs(24, seed=1)
@@ -311,7 +333,8 @@ def test_far_values_of_a_regression_are_pointed_out() -> None:
 
 REFUSED = {
     "train --target 3": "--target says how to read a file: name it with --data",
-    "train --data t.npz --task regression": "says how to read a .csv or .tsv file, which t.npz is",
+    "train --data t.npz --target 1": "says how to read a .csv or .tsv file, which t.npz is",
+    "train --data digits28 --task regression": "says how to read a .csv or .tsv file",
     "predict k.net --data t.npz --target 1": "says how to read a .csv or .tsv file",
     "train --data k.csv --task clasification": "did you mean 'classification'",
     "train --data k.csv --target kind": "k.csv has no header",

@@ -37,16 +37,19 @@ def load(
 
     ``"mnist"``; ``"digits28"`` (60,000 and 10,000 rows); a folder of four IDX files; an ``.npz``;
     a ``.csv`` or ``.tsv``, whose parts are :class:`Table`, with the names of the classes; the
-    keywords are for these, see :func:`read_csv`. A file with no test part is split by a shuffle
-    that is always the same: the last sixth of it (at least one row) is the test part. A folder
-    called ``mnist`` is ``"./mnist"``.
+    keywords are for these, see :func:`read_csv`, but ``task`` is for an ``.npz`` too. A file with
+    no test part is split by a shuffle that is always the same: the last sixth of it (at least one
+    row) is the test part. A folder called ``mnist`` is ``"./mnist"``.
     """
     name = os.fspath(source)
     suffix = Path(name).suffix.lower()
     form = {"delimiter": delimiter, "decimal": decimal, "header": header, "target": target,
             "task": task}  # fmt: skip
-    given = [key for key, value in form.items() if value is not None]
-    if given and (suffix not in CSV_SUFFIXES or Path(name).is_dir()):
+    apt: tuple[str, ...] = ()
+    if not Path(name).is_dir():
+        apt = tuple(form) if suffix in CSV_SUFFIXES else ("task",) if suffix == ".npz" else ()
+    given = [key for key, value in form.items() if value is not None and key not in apt]
+    if given:
         raise ValueError(
             f"{given[0]}={form[given[0]]!r} says how to read a .csv or .tsv file, which {name} is "
             "not: leave it out"
@@ -62,7 +65,7 @@ def load(
     if path.is_dir():
         return read_folder(path)
     if suffix == ".npz":
-        train, test = read_npz(path)
+        train, test = read_npz(path, task=task)
         return (train, test) if test is not None else _split(train, path)
     if suffix in CSV_SUFFIXES:
         return _split(

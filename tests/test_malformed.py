@@ -300,6 +300,14 @@ CASES: dict[str, tuple[str, bytes, str]] = {
     "csv UTF-16": ("csv", "1,2\n3,4\n".encode("utf-16"), "UTF-8 in line 1, found UTF-16"),
     "csv old line ends": ("csv", b"1,2\r3,4\r", "column 2 in line 1, found '2\\r3'"),
     "csv endless line": ("csv", b"1," + b"2," * MIB * 2, "at most 1048576 bytes in line 1"),
+    "csv fault after many quotes": (
+        "csv",
+        (b'"1"' + b',"234"' * 999 + b"\n") * 150 + b"3\n",
+        "expected 1000 columns in line 151, found 1",
+    ),
+    "csv line of commas": ("csv", b"," * (MIB - 2) + b"\n1\n", "in line 1"),
+    "csv line of numbers": ("csv", b"1" + b",2" * (MIB // 2 - 2) + b"\n1\n", "in line 2, found 1"),
+    "csv line of quotes": ("csv", b'"' * (MIB - 2) + b"\n1\n", "in line 1"),
     "csv fault in a later block": (
         "csv",
         (b"1" + b",234" * 999 + b"\n") * 1000 + b"3\n",

@@ -11,7 +11,11 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gpubp.data._files import FilePath
 from gpubp.errors import unknown
@@ -29,6 +33,7 @@ MISSING: Final = ("", "na", "n/a", "nan", "null", "none", "?")
 SWAP: Final = str.maketrans(",.", ".,")
 _TARGETS: Final = ("label", "labels", "class", "target", "y")
 _DELIMITER_LINES: Final = 20
+_FIRST_CELLS: Final = 1000  # of a line, by which its delimiter, marks and names are known
 _AMOUNTS: Final = 20  # cells at least, to tell amounts from labels by how many differ
 _SHARE: Final = 0.9  # of a column's first cells decide what it holds: the rest may be faults
 
@@ -53,9 +58,9 @@ class Form:
     why: str = ""
 
     @property
-    def values(self) -> list[int]:
+    def values(self) -> NDArray[np.intp]:
         """The columns that become x."""
-        return [j for j in range(int(self.row_names), self.columns) if j not in self.targets]
+        return np.delete(np.arange(self.columns), [*self.targets, *([0] * self.row_names)])
 
     def column(self, j: int) -> str:
         """Column j in words, counted from 1 as spreadsheets do, with its name in the header."""
@@ -121,6 +126,8 @@ def is_number(cell: str, decimal: str = ".") -> bool:
 
 def is_word(cell: str) -> bool:
     """Whether a cell can only be a name: it has a letter and does not begin as numbers do."""
+    if not cell or cell[0].isdigit():
+        return False  # at once, as most are
     name = cell.strip().strip("'").lower()
     return (
         any(map(str.isalpha, name))
@@ -148,9 +155,10 @@ def find_form(
     lines = [text_of(line) for line in head]
     delimiter = check_delimiter(delimiter) or _delimiter(lines[:_DELIMITER_LINES])
     rows = [_cells(line, delimiter) for line in lines]
-    decimal = decimal or _decimal(rows, delimiter)
+    begin = [row[:_FIRST_CELLS] for row in rows]
+    decimal = decimal or _decimal(begin, delimiter)
     if header is None:
-        header = _is_header(rows, decimal)
+        header = _is_header(begin, decimal)
     form = Form(
         delimiter, decimal, len(rows[0]),
         names=tuple(name.strip() for name in rows[0]) if header else None,
@@ -188,7 +196,8 @@ def _delimiter(lines: Sequence[str]) -> str:
                 return 1.0
             return 0.0 if others.search(cell) else 0.5
 
-        share = sum(worth(cell) for row in rows for cell in row) / sum(map(len, rows))
+        cells = [cell for row in rows for cell in row[:_FIRST_CELLS]]
+        share = sum(map(worth, cells)) / len(cells)
         if share > most:
             best, most = delimiter, share
     return best
@@ -267,10 +276,11 @@ def _has_signs(cells: Sequence[str]) -> bool:
     return {cell.strip().removeprefix("+") for cell in cells} == {"-1", "1"}
 
 
-def _holds_words(cells: Sequence[str]) -> bool:
+def _holds_words(rows: Sequence[Sequence[str]], j: int) -> bool:
     # Some of them are looked at before all: most columns of most files are numbers.
-    few = any(map(is_word, cells[:3]))
-    return few and sum(map(is_word, cells)) >= _SHARE * len(cells)
+    if not any(is_word(row[j]) for row in rows[:3]):
+        return False
+    return sum(is_word(row[j]) for row in rows) >= _SHARE * len(rows)
 
 
 def _guess_target(rows: Sequence[Sequence[str]], form: Form) -> tuple[int, str]:
@@ -280,13 +290,14 @@ def _guess_target(rows: Sequence[Sequence[str]], form: Form) -> tuple[int, str]:
         if names.count(name) == 1:
             return names.index(name), f"by its name {shown(name)}"
     first, last = int(form.row_names), form.columns - 1
-    columns = list(zip(*rows, strict=True)) or [()] * form.columns
-    words = [j for j in range(first, form.columns) if _holds_words(columns[j])]
-    if len(words) == 1:
-        return words[0], "the only one of words"
-    if last > first and columns[first]:
-        labelled, _ = _share(columns[first], form.decimal)
-        if labelled < _SHARE and not _has_signs(columns[first]):
+    words = (j for j in range(first, form.columns) if _holds_words(rows, j))
+    found = list(islice(words, 2))
+    if len(found) == 1:
+        return found[0], "the only one of words"
+    if last > first and rows:
+        cells = [row[first] for row in rows]
+        labelled, _ = _share(cells, form.decimal)
+        if labelled < _SHARE and not _has_signs(cells):
             return last, "the last, as the first holds no labels"
     return first, "the first"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, overload
 
 import numpy as np
@@ -115,7 +116,7 @@ def read_csv(
             _cells(_Block(1, first, head[:1]), head, path, form, 0)
         columns = form.values
         for block in _blocks(file, path, offset, line):
-            if not columns:
+            if not columns.size:
                 what = "a label and at least one value" if labels else "at least one value"
                 raise block.error(path, 0, what, "one column")
             rows = [row.removesuffix(b"\r") for row in block.rows]
@@ -250,7 +251,10 @@ def _cell_by_cell(
 ) -> NDArray[np.float64]:
     """The cells as (len(rows), columns); ``DataFormatError`` for the first that cannot be read."""
     table = np.zeros((len(rows), form.columns))
-    numeric = sorted([*form.values, *(form.targets if form.kind in ("numbers", "reals") else ())])
+    numeric = np.zeros(form.columns, bool)
+    numeric[form.values] = True
+    numeric[list(form.targets)] = form.kind in ("numbers", "reals")
+    chosen = numeric.tolist()
     for i, row in enumerate(rows):
         cells = _cells(block, rows, path, form, i)
         if form.kind == "words":
@@ -259,9 +263,12 @@ def _cell_by_cell(
             if fault:
                 raise block.error(path, i, f"a label in {form.column(form.targets[0])}", fault)
             table[i, form.targets[0]] = codes.setdefault(name, len(codes))
-        values = _floats([cells[j] for j in numeric], form.decimal)
+        values = _floats(list(compress(cells, chosen)), form.decimal)
         if values is None:
-            j = next(j for j in numeric if not is_number(cells[j], form.decimal))
+            j = next(
+                j for j, cell in enumerate(cells)
+                if chosen[j] and not is_number(cell, form.decimal)
+            )  # fmt: skip
             missing = cells[j].strip().lower() in MISSING
             cure = ", a missing value: fill it in or remove the line" if missing else ""
             if is_word(cells[j]) and j not in form.targets:
@@ -314,9 +321,9 @@ def _label_fault(name: str) -> str | None:
     return name_fault(name)
 
 
-def _columns(table: NDArray[Any], columns: list[int]) -> NDArray[Any]:
+def _columns(table: NDArray[Any], columns: NDArray[np.intp]) -> NDArray[Any]:
     """Those columns of the table, as a view where they lie side by side."""
-    if columns == list(range(columns[0], columns[-1] + 1)):
+    if columns[-1] - columns[0] + 1 == len(columns):
         return table[:, columns[0] : columns[-1] + 1]
     return table[:, columns]
 

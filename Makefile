@@ -1,12 +1,13 @@
 # make train   train a network, offline, on embedded data
 # make test    the whole test suite; the CUDA kernels are run on the CPU if g++ is there
 # make bench   the benchmarks against other libraries (installs them: about 1 GB)
-# make bench-gpu   tests, compute-sanitizer and benchmarks on a GPU, by $(PYTHON), installing nothing
+# make bench-gpu   what a GPU can tell in MINUTES (6), by $(PYTHON), installing nothing
 # make lint    ruff and mypy
 # make docs    the documentation site, into build/site; its pages run their own code
 # Each prepares .venv first if it is not there; PYTHON names the interpreter to build it with.
 
 PYTHON ?= python3
+MINUTES ?= 6
 BIN := .venv/bin
 
 .PHONY: train test bench bench-gpu lint docs clean
@@ -32,7 +33,7 @@ bench: .venv/installed-bench
 
 # On a machine with a GPU, with the Python that has CuPy, PyTorch and JAX: nothing is installed.
 bench-gpu:
-	$(PYTHON) bench/gpu.py
+	$(PYTHON) bench/gpu.py --minutes $(MINUTES)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

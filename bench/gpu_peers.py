@@ -1,19 +1,28 @@
 """The peers of ``peers.py`` on a GPU: the same training, each library in the ways that suit it.
 
-    python bench/gpu_peers.py NAME CASE 1 SECONDS
+    python bench/gpu_peers.py NAME CASE SECONDS
 
 Data and weights stay on the device. All compute in float32 (no TF32) but where a name says so. An
 epoch's order comes from the host; gathering its rows counts, as does waiting for the last step.
+
+It answers twice, in lines of JSON: when it is compiled and warm, with its cost after the checked
+steps and the float64 reference's; then it waits for a line on stdin, so that many can prepare at
+once and be timed one after another; and with microseconds a step.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import peers
-from peers import Case, Jax, JaxPermuted, Peer
+import numpy as np
+import stand_in
+from peers import CASES, Case, Jax, JaxPermuted, Peer, cost, data
 
 import gpubp
 from gpubp.optimiser import UpdateRule
@@ -34,7 +43,7 @@ class GpubpCuda(Peer):
         for l in range(len(w)):
             net.weights[l], net.biases[l] = w[l], b[l]
         self.net = net
-        x, y = net.check_data(net.backend.asarray(x), net.backend.asarray(y))
+        self.x, self.y = x, y = net.check_data(net.backend.asarray(x), net.backend.asarray(y))
         plan = Plan(
             net.sizes, net.activations, net.cost, case.batch, net.dtype, UpdateRule(),
             net.precision,
@@ -50,35 +59,11 @@ class GpubpCuda(Peer):
         self.stepper.run(order, self.case.eta)
 
 
-class GpubpGraph(GpubpCuda):
-    """Its launches as CUDA graphs, also where one launch would do."""
-
-    way = "graph"
-
-
-class GpubpCooperative(GpubpCuda):
-    """By the whole chip together, though the network would fit a part of it."""
-
-    way = "cooperative"
-
-
-class GpubpOneBlock(GpubpCuda):
-    """Resident in one block, as on GPUs without clusters."""
-
-    way = "resident"
-
-    def __init__(self, *arguments: Any) -> None:
-        from gpubp.kernels.cuda import capacity
-
-        capacity.CLUSTERS = (1,)
-        super().__init__(*arguments)
-
-
 class GpubpFit(Peer):
     """Whole fits of a Fleet: each network draws its own orders, and all that fit does counts. The
     step of all networks together is one step; the weights to check are the last network's."""
 
-    networks, epochs_at_once = 1, 10
+    networks, epochs_at_once = 1, 5
 
     def __init__(self, case: Case, x: Any, y: Any, w: Any, b: Any) -> None:
         self.case = case
@@ -105,10 +90,22 @@ class GpubpFit(Peer):
             self.fleet.fit(self.x, self.y, epochs=1, folds=folds, shuffle=False, **how)
 
 
-class GpubpFleet(GpubpFit):
+class Gpubp16(GpubpFit):
+    """As many as an H100 has room for clusters of 8 blocks."""
+
+    networks = 16
+
+
+class Gpubp132(GpubpFit):
     """As many as an H100 has multiprocessors."""
 
     networks = 132
+
+
+class Gpubp1000(GpubpFit):
+    """More than fit the chip at once."""
+
+    networks, epochs_at_once = 1000, 1
 
 
 class GpubpTF32(GpubpCuda):
@@ -227,13 +224,12 @@ class TorchGraphs(TorchGraph):
 
 GPU_PEERS: dict[str, type[Peer]] = {
     "gpubp cuda": GpubpCuda,
-    "gpubp cuda, one block": GpubpOneBlock,
-    "gpubp cuda, cooperative": GpubpCooperative,
-    "gpubp cuda, graph": GpubpGraph,
-    "gpubp cuda, 1 network": GpubpFit,
-    "gpubp cuda, 132 networks": GpubpFleet,
     "gpubp cuda, tf32": GpubpTF32,
     "gpubp cuda, bf16": GpubpBF16,
+    "gpubp cuda, 1 network": GpubpFit,
+    "gpubp cuda, 16 networks": Gpubp16,
+    "gpubp cuda, 132 networks": Gpubp132,
+    "gpubp cuda, 1000 networks": Gpubp1000,
     "PyTorch eager": TorchOnGPU,
     "PyTorch CUDA graph": TorchGraph,
     "PyTorch CUDA graph, 50 steps": TorchGraphs,
@@ -241,8 +237,52 @@ GPU_PEERS: dict[str, type[Peer]] = {
     "JAX scan": Jax,
     "JAX scan, permuted": JaxPermuted,
 }
+# The checked mini-batches; of large networks fewer, as the reference trains them, too.
+_CHECKED, _CHECKED_IF_LARGE, _LARGE = 100, 60, 10**6
+_JUDGES = 10_000  # examples that the cost is of
+
+
+def answer(
+    peer_type: type[Peer], case: Case, seconds: float,
+    more: Callable[[Any], dict[str, Any]] | None = None,
+) -> None:  # fmt: skip
+    """Check and prepare the peer and say so; when told to go on, time it and say what it took."""
+    dataset, x, y = data(case)
+    x, y = stand_in.few(x, y, case.batch)
+    large = sum(k * n for k, n in pairwise(case.sizes)) > _LARGE
+    steps = min(_CHECKED_IF_LARGE if large else _CHECKED, len(x) // 2 // case.batch)
+    # Whole mini-batches, as some leave out what is left over, and less than an epoch.
+    order = np.random.default_rng(1).permutation(len(x))[: steps * case.batch]
+    reference = gpubp.Network(case.sizes, rng=0, backend="reference", dtype="float64")
+    start = gpubp.Network(case.sizes, rng=0, backend="reference")
+    for l, (w, b) in enumerate(zip(start.weights, start.biases, strict=True)):
+        reference.weights[l], reference.biases[l] = w, b
+    peer = peer_type(case, x, y, list(start.weights), list(start.biases))
+    peer.epoch(order)
+    found = cost(*peer.parameters(), x[:_JUDGES], y[:_JUDGES])
+    how = {"epochs": 1, "batch_size": case.batch, "learning_rate": case.eta, "shuffle": False}
+    reference.fit(x[order], y[order], **how)
+    truth = cost(list(reference.weights), list(reference.biases), x[:_JUDGES], y[:_JUDGES])
+    rng = np.random.default_rng(2)
+    peer.epoch(rng.permutation(len(x)))  # compiles for this length, warms up
+    told = more(peer) if more else {}
+    ready = {"ready": True, "data": dataset, "cost": found, "truth": truth} | told
+    print(json.dumps(ready), flush=True)
+    sys.stdin.readline()
+    times, until = [], time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < until:
+        started = time.perf_counter()
+        peer.epoch(rng.permutation(len(x)))
+        steps = -(-len(x) // case.batch) * peer.epochs_at_once
+        times.append((time.perf_counter() - started) / steps * 1e6)
+    print(json.dumps({"microseconds": times}), flush=True)
+
+
+def main() -> None:
+    name, key, seconds = sys.argv[1:]
+    with stand_in.gpu():
+        answer(GPU_PEERS[name], CASES[key], float(seconds))
 
 
 if __name__ == "__main__":
-    peers.PEERS.update(GPU_PEERS)
-    peers.main()
+    main()

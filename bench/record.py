@@ -1,7 +1,8 @@
 """bench/results.csv: one row a measurement, with what is needed to judge it; the tables from it.
 
 Every script in this folder answers one question, checks before it times, and appends its rows
-here. ``python bench/record.py`` writes the tables of the pages anew from the newest rows. With
+here. ``python bench/record.py`` writes the tables of the pages anew from the newest rows, after
+adding those of the files that it is given, recorded on another machine. With
 GPUBP_RESULTS naming another file, rows and plots go there and beside it, and the tables are printed
 instead: trying a script never touches what is recorded.
 """
@@ -16,6 +17,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -127,6 +129,28 @@ def append(
             for name in ("median", "low", "high"):
                 values[name] = f"{values[name]:.6g}"
             writer.writerow(stamp | values)
+
+
+def adopt(path: Path) -> int:
+    """Add the rows of another results.csv, stamped as they are; those that are here already count
+    for nothing. How many came."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != _COLUMNS:
+            raise ValueError(f"{path} has the columns {reader.fieldnames}, not {list(_COLUMNS)}")
+        given = list(reader)
+    new = not RESULTS.exists()
+    known: list[dict[str, str]] = []
+    if not new:
+        with RESULTS.open(newline="", encoding="utf-8") as file:
+            known = list(csv.DictReader(file))
+    rows = [row for row in given if row not in known]
+    with RESULTS.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+    return len(rows)
 
 
 def newest(script: str) -> list[dict[str, str]]:
@@ -300,15 +324,36 @@ def gpu_table() -> str:
         return f"{_three_digits(float(row['median']))}{_times(row, ours, times)}"
 
     data = sorted({row["note"] for row in rows})
+    rows.sort(key=lambda row: "SML".find(row["case"]))
     lines = _side_by_side(rows, "library", "us a step", ours, cell)
+    processes = [
+        f"* To {row['case']}, whole process: {float(row['median']):.2f} s, {row['note']}."
+        for row in newest("gpu_time")
+    ]
+    lines += ["", *processes] if processes else []
     return "\n".join([*lines, "", f"float32. Data: {', '.join(data)}. {_where(rows)}"])
+
+
+def cores_table() -> str:
+    """Microseconds a step of the CPU engines on more and more threads, and how many times faster
+    than on one."""
+    rows, one = newest("cores"), "1 threads"
+    if not rows:
+        return (
+            "Not measured on more than two cores yet: `python bench/gpu.py --only cores` does it."
+        )
+
+    def cell(row: dict[str, str], times: float) -> str:
+        return f"{_three_digits(float(row['median']))} ({1 / times:.2f}x)"
+
+    lines = _side_by_side(rows, "", "us a step", one, cell)
+    return "\n".join([*lines, "", _where(rows)])
 
 
 def capacity_table() -> str:
     """How networks are trained on a GPU: the way, what it takes, predicted and measured times."""
-    measured = {
-        (row["case"], row["subject"]): row["median"] for row in newest("gpu") if row["unit"] == "us"
-    }
+    measured = {(row["case"], row["subject"]): row["median"] for row in newest("gpu")}
+    measured |= {(row["case"], row["subject"]): row["median"] for row in newest("gpu_ways")}
     lines = [
         "| network | way | blocks | shared memory of a block | registers of a thread "
         "| predicted us a step | measured |",
@@ -318,8 +363,10 @@ def capacity_table() -> str:
     for row in rows:
         blocks, shared, registers = row["note"].split("; ")
         case, _, precision = row["case"].partition(", ")
-        subject = f"gpubp cuda, {precision}" if precision in ("tf32", "bf16") else "gpubp cuda"
-        us = measured.get((case if subject != "gpubp cuda" else row["case"], subject), "")
+        at = (row["case"], f"choice: {row['subject']}")
+        if precision in ("tf32", "bf16"):
+            at = (case, f"gpubp cuda, {precision}")
+        us = measured.get(at, measured.get((row["case"], "gpubp cuda"), ""))
         lines.append(
             f"| {row['case']} | {row['subject']} | {blocks} | {int(shared):,} | {registers} "
             f"| {_three_digits(float(row['median']))} | {us and _three_digits(float(us))} |"
@@ -330,6 +377,7 @@ def capacity_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy_table,
     "capacity": capacity_table,
+    "cores": cores_table,
     "epoch": epoch_table,
     "fleet": fleet_table,
     "gpu": gpu_table,
@@ -363,4 +411,6 @@ def write_readme(*pages: Path) -> None:
 
 
 if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        print(f"{adopt(Path(name))} rows from {name}")
     write_readme()

@@ -160,8 +160,9 @@ def train(name: str, key: str, source: str, goal: float, weights: str) -> list[f
     case = task.case
     (x, y), (x_test, y_test) = gpubp.data.load(source)
     orders = np.random.default_rng(1)
-    if name == GPUBP:
-        net = gpubp.Network(case.sizes, cost=task.cost, rng=task.seed)
+    if name.startswith("gpubp "):
+        backend = name.removeprefix("gpubp ")
+        net = gpubp.Network(case.sizes, cost=task.cost, rng=task.seed, backend=backend)
 
         def enough(training: Any) -> None:
             if 100 * training.history[-1].validation_accuracy >= goal:
@@ -172,7 +173,7 @@ def train(name: str, key: str, source: str, goal: float, weights: str) -> list[f
             shuffle=lambda _, n: orders.permutation(n), validation=(x_test, y_test),
             callbacks=[enough],
         )  # fmt: skip
-        w, b = list(net.weights), list(net.biases)
+        w, b = (list(map(net.backend.asnumpy, part)) for part in (net.weights, net.biases))
         reached = [100 * value for value in history.validation_accuracy if value is not None]
     else:
         start = gpubp.Network(case.sizes, rng=task.seed, backend="reference")

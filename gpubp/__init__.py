@@ -5,29 +5,27 @@
     net.fit(*train, epochs=30, batch_size=10, learning_rate=3.0, validation=test)
     net.evaluate(*test)
 
-Importing it loads NumPy alone: Numba, SciPy, CuPy and SymPy come when they are first needed, and
-so do ``gpubp.explain`` (see backpropagation work) and ``gpubp.nielsen`` (the book's own calls).
+Importing it loads nothing else: NumPy, Numba, SciPy, CuPy and SymPy come when they are first
+needed, and so do ``gpubp.explain`` (see backpropagation work) and ``gpubp.nielsen`` (the book's own
+calls).
 """
 
 from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING
-
-from . import data, schedule
-from .activation import Activation, define_activation
-from .backend import Backend, get_backend
-from .backprop import Gradients
-from .callbacks import Callback, EarlyStopping
-from .checkpoint import load
-from .cost import Cost, define_cost
-from .errors import BackendUnavailable, DataFormatError, DeviceMemoryError, DivergenceError
-from .fleet import Fleet
-from .fleet_result import FleetResult, FleetRow
-from .history import Epoch, History
-from .network import Evaluation, Network
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import explain, nielsen
+    from . import data, explain, nielsen, schedule
+    from .activation import Activation, define_activation
+    from .backend import Backend, get_backend
+    from .backprop import Gradients
+    from .callbacks import Callback, EarlyStopping
+    from .checkpoint import load
+    from .cost import Cost, define_cost
+    from .errors import BackendUnavailable, DataFormatError, DeviceMemoryError, DivergenceError
+    from .fleet import Fleet
+    from .fleet_result import FleetResult, FleetRow
+    from .history import Epoch, History
+    from .network import Evaluation, Network
 
 __version__ = "0.1.0"
 
@@ -59,8 +57,32 @@ __all__ = [
     "schedule",
 ]
 
+_MODULES = ("data", "explain", "nielsen", "schedule")
+_HOMES = {
+    "activation": ("Activation", "define_activation"),
+    "backend": ("Backend", "get_backend"),
+    "backprop": ("Gradients",),
+    "callbacks": ("Callback", "EarlyStopping"),
+    "checkpoint": ("load",),
+    "cost": ("Cost", "define_cost"),
+    "errors": ("BackendUnavailable", "DataFormatError", "DeviceMemoryError", "DivergenceError"),
+    "fleet": ("Fleet",),
+    "fleet_result": ("FleetResult", "FleetRow"),
+    "history": ("Epoch", "History"),
+    "network": ("Evaluation", "Network"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
-def __getattr__(name: str) -> ModuleType:
-    if name in ("explain", "nielsen"):
+
+def __getattr__(name: str) -> Any:
+    """A public name, when it is first asked for."""
+    if name in _MODULES or name in _HOMES:
         return import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .errors import BackendUnavailable, DivergenceError, unknown
+from .interrupt import uninterrupted
+from .output import complain, discard_output, speaking, unsaid
 
 DATA_HELP = (
     "digits28 (drawn by formula, no download), mnist (downloaded once into the cache), a folder of "
@@ -206,7 +208,7 @@ _COMMANDS = {
 }
 
 
-_REFUSALS = (ValueError, TypeError, OSError, MemoryError, BackendUnavailable)
+_REFUSALS = (ValueError, TypeError, OSError, MemoryError, BackendUnavailable, ImportError)
 
 
 def _usage() -> str:
@@ -235,7 +237,9 @@ def _run(argv: Sequence[str]) -> int:
     except SystemExit:  # --help, printed by argparse
         return 0
     args.default = parser.get_default
-    return int(getattr(import_module(f".{module}", __package__), argv[0])(args))
+    with uninterrupted():  # NumPy half imported is no state to be left in
+        command = getattr(import_module(f".{module}", __package__), argv[0])
+    return int(command(args))
 
 
 def _sentence(error: BaseException) -> str:
@@ -260,7 +264,7 @@ def _attempt(argv: Sequence[str]) -> int:
     except (*_REFUSALS, DivergenceError, KeyboardInterrupt) as error:
         if os.environ.get("GPUBP_DEBUG") == "1":
             raise
-        print(f"gpubp: {_sentence(error)}", file=sys.stderr, flush=True)
+        complain(_sentence(error))
         if isinstance(error, KeyboardInterrupt):
             return 130
         return 3 if isinstance(error, DivergenceError) else 2
@@ -268,13 +272,17 @@ def _attempt(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (see the module's docstring)."""
-    try:
-        code = _attempt(sys.argv[1:] if argv is None else argv)
-    except BrokenPipeError:
-        code = 141
-    try:
-        print(end="", flush=True)
-    except OSError:
-        # What stdout still holds cannot be written: keep the interpreter from trying at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return code
+    with speaking():
+        try:
+            code = _attempt(sys.argv[1:] if argv is None else argv)
+        except BrokenPipeError:
+            code = 141
+        if (why := unsaid()) is not None:
+            done = "the command did its work" if code == 0 else "the command failed"
+            complain(f"{done}, but its output could not be written: {_sentence(why)}")
+            code = code or 2
+        try:
+            print(end="", flush=True)
+        except OSError:
+            discard_output()
+        return code

@@ -23,7 +23,9 @@ from .arrays import check_count
 from .checkpoint import load
 from .classes import class_name, match_labels
 from .errors import DataFormatError, unknown
+from .folders import user_cache
 from .network import Network
+from .output import say
 from .regression import Targets
 
 Array = np.ndarray[Any, Any]
@@ -33,11 +35,6 @@ _IDX_NAMES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
               "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")  # fmt: skip
 _WIDEST_TABLE = 20  # classes; of more, the most frequent confusions are listed instead
 _INK = np.array(list(" .:-=+*#%@"))
-
-
-def say(text: str) -> None:
-    """Print at once, also into a pipe."""
-    print(text, flush=True)
 
 
 def speed(seconds: float, steps: int, examples: int) -> str:
@@ -160,13 +157,11 @@ def load_data(source: str | None, form: dict[str, Any]) -> DataSet:
         raise ValueError(f"--{next(iter(form))} says how to read a file: name it with --data")
     if folder := os.environ.get("GPUBP_DATA"):
         return DataSet(f"{folder} ($GPUBP_DATA)", *datasets.mnist())
-    import pooch
-
     from .data.mnist import read_folder
 
     try:
-        return DataSet("mnist", *read_folder(pooch.os_cache("gpubp")))
-    except (FileNotFoundError, DataFormatError):
+        return DataSet("mnist", *read_folder(user_cache()))
+    except (OSError, DataFormatError):
         name = "digits28 (no MNIST in the cache; --data mnist downloads it)"
         return DataSet(name, *datasets.load("digits28"))
 

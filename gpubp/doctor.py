@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import tempfile
 from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from . import __version__
-from .commands import say
 from .errors import BackendUnavailable
+from .folders import cache_folder, user_cache
+from .output import say
 
 _PACKAGES = ("NumPy", "Numba", "llvmlite", "SciPy", "CuPy")
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # the names CuPy is installed by
@@ -158,13 +160,11 @@ def _stepper() -> str:
 
 
 def _data_cache() -> str:
-    import pooch
-
-    return _size(Path(os.environ.get("GPUBP_DATA") or pooch.os_cache("gpubp")), "*")
+    return _size(Path(os.environ.get("GPUBP_DATA") or user_cache()), "*")
 
 
 def _kernel_cache() -> str:
-    return _size(import_module("gpubp.kernels.cpu.generated").cache_folder(), "**/*")
+    return _kept(cache_folder() / "kernels")
 
 
 def _size(folder: Path, pattern: str) -> str:
@@ -172,6 +172,19 @@ def _size(folder: Path, pattern: str) -> str:
         return f"{folder}, not there yet"
     files = [file.stat().st_size for file in folder.glob(pattern) if file.is_file()]
     return f"{folder}, {len(files)} files, {sum(files) / 2**20:.1f} MiB"
+
+
+def _kept(folder: Path) -> str:
+    """What lies in the folder, and whether more can: by making a file there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return _size(folder, "**/*")
+    except OSError as error:
+        return (
+            f"{folder} cannot be written ({error.strerror or error}): kernels are compiled anew in "
+            "each process, which takes seconds: set GPUBP_CACHE to a folder that can be written"
+        )
 
 
 _REPORT = {

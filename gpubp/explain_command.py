@@ -13,11 +13,12 @@ from . import explain as explanations
 from .arrays import check_count
 from .checkpoint import load
 from .classes import class_name
-from .commands import check_writable, fitted, form_options, load_data, predicted, say
+from .commands import check_writable, fitted, form_options, load_data, predicted
 from .data._files import replacing
 from .errors import unknown
 from .explain.pathsum import MAX_PATHS
 from .network import Network
+from .output import say
 
 _PARTS = ("trace", "health", "paths")
 _HEALTH_ROWS = 1000

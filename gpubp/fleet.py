@@ -24,10 +24,11 @@ import numpy as np
 from .arrays import as_array
 from .errors import DivergenceError
 from .fleet_result import FleetResult, FleetRow
+from .interrupt import deferred_interrupt
 from .network import Network
 from .plan import threads_at_hand
 from .schedule import Schedule
-from .sgd import Bar, Examples, Piece, Run, Shuffle, check_validation, deferred_interrupt
+from .sgd import Bar, Examples, Piece, Run, Shuffle, check_validation
 
 _TURN_SECONDS = 1.0  # a network trains before the next has its turn
 

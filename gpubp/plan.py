@@ -36,6 +36,9 @@ class Plan:
         return replace(self, rule=self.rule.kind)
 
 
+MOST_THREADS = 1024
+
+
 def threads_at_hand() -> int:
     """The threads to use: ``$GPUBP_NUM_THREADS``, else the processors this process may run on."""
     given = os.environ.get("GPUBP_NUM_THREADS")
@@ -43,6 +46,7 @@ def threads_at_hand() -> int:
         if hasattr(os, "sched_getaffinity"):
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"GPUBP_NUM_THREADS={given!r} must be an integer of at least 1")
+    # Of more digits Python would make a number first, and of that many threads the system none.
+    if not given.isdecimal() or len(given) > 5 or not 1 <= int(given) <= MOST_THREADS:
+        raise ValueError(f"GPUBP_NUM_THREADS={given!r} must be an integer from 1 to {MOST_THREADS}")
     return int(given)

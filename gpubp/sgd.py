@@ -8,12 +8,11 @@ the cost that comes back. How the pieces are cut never changes the weights.
 from __future__ import annotations
 
 import math
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from .backprop import feedforward
 from .callbacks import as_callbacks
 from .errors import DivergenceError
 from .history import Epoch, History
+from .interrupt import deferred_interrupt
 from .optimiser import UpdateRule
 from .plan import Plan
 from .schedule import as_schedule
@@ -85,28 +85,6 @@ class Training:
         """Keep the present weights as those to restore when training ends."""
         self.best = self.network.parameters.flat.copy()
         self.best_after = len(self.history)
-
-
-@contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C sets a flag that the loop polls at step boundaries; a second one acts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # Python delivers signals to the main thread only
-        return
-    hit = False
-
-    def handler(number: int, frame: Any) -> None:
-        nonlocal hit
-        hit = True
-        signal.signal(signal.SIGINT, previous)
-
-    # None is a handler that was not installed from Python, and cannot be put back.
-    previous = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield lambda: hit
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _draw_order(shuffle: Shuffle, rng: np.random.Generator, n: int) -> Any:

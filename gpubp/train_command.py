@@ -25,7 +25,6 @@ from .commands import (
     fitted,
     form_options,
     load_data,
-    say,
     speed,
 )  # fmt: skip
 from .cost import get_cost
@@ -33,6 +32,7 @@ from .history import Epoch, History
 from .initialise import get_initialiser
 from .network import Network
 from .optimiser import UpdateRule
+from .output import say
 from .regression import Targets, squares_of
 from .schedule import Schedule, make_schedule
 from .sgd import Training

@@ -40,6 +40,13 @@ def fake_rows(record: ModuleType) -> list[object]:
     return [
         row("gpu", "S", "gpubp cuda", "step", "us", 10, 9, 11, 3, "MNIST"),
         row("gpu", "S", "PyTorch eager", "step", "us", 300, 290, 310, 3, "MNIST"),
+        row("gpu_ways", "M", "choice: cooperative", "step", "us", 6.2, 6, 7, 3,
+            "predicted 6; MNIST"),
+        row("gpu_time", "95% MNIST", "gpubp cuda", "process", "s", 3.5, 3.5, 3.5, 1, "3 epochs"),
+        row("cores", "M", "1 threads", "step", "us", 120, 110, 130, 3, "MNIST"),
+        row("cores", "M", "16 threads", "step", "us", 20, 19, 21, 3, "MNIST"),
+        row("capacity", "M", "cooperative", "predicted step", "us", 6.06, 6.06, 6.06, 1,
+            "132 x 256; 30784; 9"),
         row("fleet", "64 x S", "Fleet", "epoch", "s", 2, 1.9, 2.2, 5, "2 threads at hand; MNIST"),
         row("fleet", "64 x S", "one after another", "epoch", "s", 3, 2.9, 3.2, 5,
             "2 threads at hand; MNIST"),
@@ -75,6 +82,9 @@ def test_tables_are_made_of_the_rows(record: ModuleType, tmp_path: Path) -> None
     assert "95.75%" in text
     assert "| PyTorch eager | 300 (30.0x) |" in text
     assert "| S | resident | 8 x 9 | 51,344 | 9 | 1.5 | 10 |" in text
+    assert "| M | cooperative | 132 x 256 | 30,784 | 9 | 6.06 | 6.2 |" in text
+    assert "| 16 threads | 20 (6.00x) |" in text
+    assert "* To 95% MNIST, whole process: 3.50 s, 3 epochs." in text
     assert "| Fleet | 2.00 (1.90 to 2.20) |" in text
     assert "| one after another | 3.00 (2.90 to 3.20), 1.50x |" in text
     assert "commit 0123abc" in text
@@ -117,6 +127,20 @@ def test_lost_end_mark_loses_no_text(record: ModuleType, tmp_path: Path) -> None
     assert "the rest of the file" in readme.read_text()
 
 
+def test_rows_of_another_machine_come_in_once(record: ModuleType, tmp_path: Path) -> None:
+    record.append(fake_rows(record)[:2])
+    elsewhere = tmp_path / "elsewhere.csv"
+    record.RESULTS.rename(elsewhere)
+    record.append(fake_rows(record)[2:4])
+    assert record.adopt(elsewhere) == 2
+    assert record.adopt(elsewhere) == 0
+    assert [row["median"] for row in record.newest("gpu")] == ["10", "300"]
+    assert len(record.newest("gpu_ways")) == 1
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="has the columns"):
+        record.adopt(tmp_path / "other.csv")
+
+
 def test_recorded_results_can_be_judged() -> None:
     path = BENCH / "results.csv"
     if not path.exists():
@@ -134,13 +158,22 @@ def test_recorded_results_can_be_judged() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["epoch", "fleet", "gpu", "kernels", "scaling", "time_to_accuracy"]
+    ("script", "option"),
+    [
+        ("epoch", "--rounds"),
+        ("fleet", "--rounds"),
+        ("gpu", "--minutes"),
+        ("kernels", "--rounds"),
+        ("scaling", "--rounds"),
+        ("time_to_accuracy", "--rounds"),
+        ("fit_capacity", "results"),
+    ],
 )
-def test_script_says_what_it_answers(script: str) -> None:
+def test_script_says_what_it_answers(script: str, option: str) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCH / f"{script}.py"), "--help"],
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "--rounds" in done.stdout
+    assert option in done.stdout
     assert "?" in done.stdout

@@ -182,7 +182,7 @@ def test_default_data_is_mnist_at_hand_or_else_drawn(
     x, y = data.digits28(30)
     drawn = ((x[:20], y[:20]), (x[20:], y[20:]))
     monkeypatch.setattr("gpubp.commands.datasets.load", lambda source: drawn)
-    monkeypatch.setattr("pooch.os_cache", lambda project: folder / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda project: str(folder / "cache"))
     assert "digits28 (no MNIST in the cache" in succeed(run("train --epochs 0"))[0]
     succeed(run("data --data digits28 --out cache"))
     assert succeed(run("train --epochs 0"))[0].startswith("data: mnist, 20 training")

@@ -372,7 +372,8 @@ def test_what_is_written_is_read_back(
     bare = data.read_csv(path, labels=False, target=place, **form)
     np.testing.assert_array_equal(bare, pair[0])
 
-    if kind == "words" and all(word.isalpha() for word in target):
+    thousands = delimiter == decimal == ","  # "1,875" may be one, and is not guessed to be none
+    if kind == "words" and all(word.isalpha() for word in target) and not thousands:
         guessed = data.read_csv(path)
         np.testing.assert_array_equal(guessed[0], pair[0])
         assert guessed.classes == pair.classes

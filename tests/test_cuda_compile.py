@@ -184,7 +184,10 @@ def test_all_formulas_rules_and_kinds_of_data_compile() -> None:
     check("sm_90", found)
     folder = files("gpubp.kernels") / "cuda"
     stems = {path.name[:-3] for path in folder.iterdir() if path.name.endswith(".cu")}
-    assert set(found.values()) == stems  # there is no kernel that this file does not know
+    of_large_layers = {"gather"} & set(texts(measured()).values())
+    assert (
+        set(found.values()) | of_large_layers == stems
+    )  # there is no kernel that this file does not know
 
 
 def test_a_kernel_that_spills_is_seen() -> None:

@@ -57,6 +57,43 @@ def test_every_tile_holds_what_tile_cuh_asks_of_it() -> None:
             assert tile.blocks(rows, columns) >= min(100, rows * columns / 32)
 
 
+def test_the_copied_tile_holds_what_tile_async_cuh_asks_of_it() -> None:
+    tiling = cuda("tiling")
+    tile = tiling.COPIED
+    run = 16 // 4
+    assert tile.bk // run % tile.slices == tile.tm % run == tile.tn % run == 0
+    for across in (tile.bk, tile.bm, tile.bn):  # runs of a row, along k and across
+        assert tile.threads % (across // run) == 0
+    lines = max(tile.bm * (tile.bk + run), tile.bk * (tile.bm + run))
+    biases = tile.threads * run
+    assert 4 * (tile.stages * 2 * lines + biases) <= 48 << 10  # static shared memory
+    assert tile.bk % 32 == 0  # so that rows along k begin 4 words further than 32 banks
+
+
+def test_operands_are_copied_where_they_lie_as_the_tile_wants_them(stand_in: Any) -> None:
+    """Of case L all but the output layer's products, whose lines of ten are no runs of four; of a
+    network whose lines are odd, or in float64, or on tensor cores, none."""
+    from gpubp.cost import COSTS
+    from gpubp.parameters import Parameters
+    from gpubp.plan import Plan
+
+    def copied(n_in: int, dtype: str = "float32", precision: str | None = None) -> list[Any]:
+        sizes, sigma = (n_in, 1024, 1024, 10), (ACTIVATIONS["sigmoid"],) * 3
+        plan = Plan(sizes, sigma, COSTS["quadratic"], 512, dtype, precision=precision)
+        x, y = stand_in.zeros((600, n_in), np.uint8), stand_in.zeros(600, np.int64)
+        feed = cuda("feed").make_feed(x, y, 512)
+        batch = cuda("minibatch").MiniBatch(plan, Parameters(stand_in, sizes, dtype), feed)
+        kernels = (batch.layers._kernels, batch._bp2, batch._update)
+        return [batch.inputs.gather, *([k.tile.stages > 0 for k in part] for part in kernels)]
+
+    with imagined(collected={}):
+        assert copied(784) == [False, [True, True, False], [True, False], [True, True, False]]
+        odd = [True, [False, True, False], [True, False], [False, True, False]]
+        assert copied(785) == odd
+        none = [True, [False] * 3, [False] * 2, [False] * 3]
+        assert copied(784, "float64") == copied(784, "float32", "tf32") == none
+
+
 def test_every_tile_holds_what_tile_mma_cuh_asks_of_it() -> None:
     sizes = (1, 2, 7, 8, 10, 16, 17, 30, 100, 128, 784, 1024, 5000)
     for rows, columns, depth in itertools.product(sizes, repeat=3):
@@ -101,7 +138,7 @@ def test_texts_are_complete_and_say_what_they_are() -> None:
 def test_every_kernel_file_holds_the_kernel_of_its_name() -> None:
     folder = Path(cuda("source").__file__).parent
     stems = sorted(path.stem for path in folder.glob("*.cu"))
-    assert len(stems) == 9
+    assert len(stems) == 10
     for stem in stems:
         code = (folder / f"{stem}.cu").read_text()
         bounds, cluster = r"(?:__launch_bounds__\(\w+(?:, 1)?\)\s)?", r"(?:#if(?:.|\n)*?#endif\n)?"

@@ -5,6 +5,9 @@ And the stand-in for cupy: it refuses what CuPy or CUDA refuses, and what neithe
 
 from __future__ import annotations
 
+import signal
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,57 @@ def test_accesses_out_of_bounds_are_found(name: str) -> None:
     assert "AddressSanitizer" in report or "runtime error" in report, done.stderr
     assert "kernel.cu" in report
     assert done.returncode != 0
+
+
+def test_an_array_ends_at_a_page_that_nobody_may_touch() -> None:
+    """Without a sanitizer, too: a process that writes to either side of an array dies of it."""
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:2]; import ctypes\n"
+        "from cuda_on_cpu.device import Memory\n"
+        "memory = Memory(int(sys.argv[2]))\n"
+        "ctypes.memset(memory.ptr + int(sys.argv[3]), 1, 1); print('alive')"
+    )
+
+    def touched(nbytes: int, place: int) -> tuple[int, str]:
+        tests = str(BUGS.parent.parent)
+        command = [sys.executable, "-c", code, tests, str(nbytes), str(place)]
+        done = build.judged(command, 60)
+        return done.returncode, done.stdout
+
+    assert touched(4096, 4095) == (0, "alive\n")
+    for nbytes, place in ((4096, 4096), (16, 16), (100, 112), (5000, -4096 - 16)):
+        assert touched(nbytes, place) == (-signal.SIGSEGV, ""), (nbytes, place)
+
+
+def test_a_write_into_the_last_bytes_behind_an_array_is_told(cupy: Any) -> None:
+    f = kernel(cupy, "out[threadIdx.x] = 1;", "float* out")
+    out = cupy.zeros(5, np.float32)
+    f((1,), (5,), (out,))
+    with pytest.raises(KernelError, match="wrote behind the end of an array"):
+        f((1,), (6,), (out,))
+
+
+def test_a_process_that_never_ends_is_judged_in_time() -> None:
+    """With all that it has started; what it said until then is there."""
+    code = (
+        "import subprocess, sys, time; print('begun', flush=True)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print(child.pid, flush=True); time.sleep(600)"
+    )
+    started = time.monotonic()
+    done = build.judged([sys.executable, "-c", code], 2)
+    assert time.monotonic() - started < 30
+    assert done.returncode == -signal.SIGKILL
+    assert done.stderr.endswith("did not end within 2 s\n")
+    begun, child = done.stdout.split()
+    assert begun == "begun"
+    for _ in range(50):
+        state = Path(f"/proc/{child}/stat")
+        if not state.exists() or state.read_text().split(") ")[1][0] == "Z":
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("what it started goes on")
 
 
 @pytest.mark.parametrize("name", known_bugs.STUCK)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from gpubp.kernels.cpu.machine_code import kept_jit
 
 _MAX_POINTS: Final = 24  # control points of one way of writing
 _STEPS: Final = 6  # straight pieces a spline segment is cut into
@@ -20,7 +21,7 @@ _JITTER: Final = _BEND + 2 * _GRID * _GRID
 DRAWS: Final = _JITTER + 2 * _MAX_POINTS  # uniform random numbers a sample consumes
 
 
-@numba.njit(cache=True, nogil=True)
+@kept_jit
 def _bump(t: float) -> float:
     """Cubic B-spline, t in nodes from the centre: smooth, support |t| < 2."""
     t = abs(t)
@@ -31,13 +32,13 @@ def _bump(t: float) -> float:
     return 2.0 / 3.0 - t * t + 0.5 * t * t * t
 
 
-@numba.njit(cache=True, nogil=True)
+@kept_jit
 def _spread(u: float, width: float) -> float:
     """A uniform draw u in [0, 1) as an offset in [-width, width)."""
     return width * (2.0 * u - 1.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@kept_jit
 def _ink(
     image: NDArray[np.float64],
     x0: float,
@@ -69,7 +70,7 @@ def _ink(
             image[row, column] = max(image[row, column], cover)
 
 
-@numba.njit(cache=True, nogil=True)
+@kept_jit
 def render(
     y: NDArray[np.int64],
     draws: NDArray[np.float32],

@@ -18,6 +18,7 @@ from gpubp.data._files import FilePath, Pair
 from gpubp.data.idx import idx_header, read_idx
 from gpubp.data.npz import check_pair, check_widths
 from gpubp.errors import DataFormatError
+from gpubp.folders import user_cache
 
 _MIRRORS: Final = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -47,9 +48,7 @@ def mnist(path: FilePath | None = None) -> tuple[Pair, Pair]:
         return read_folder(path)
     if folder := os.environ.get("GPUBP_DATA"):
         return read_folder(folder)
-    import pooch
-
-    cache = Path(pooch.os_cache("gpubp"))
+    cache = user_cache()
     try:
         return read_folder(cache)
     except (FileNotFoundError, DataFormatError):

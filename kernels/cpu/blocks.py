@@ -26,8 +26,9 @@ _HEADER = '''\
 
 from math import inf
 
-from numba import carray, cfunc, types
+from numba import carray, types
 
+from gpubp.kernels.cpu.machine_code import kept_cfunc
 from gpubp.kernels.cpu.simd import {dtype}_vector as T
 from gpubp.kernels.cpu.rows import lane_max
 from gpubp.kernels.cpu.simd import (
@@ -42,7 +43,7 @@ I = types.int64
 ANY = 1 << 40
 
 
-@cfunc(types.float64(I, I, I, P, P, P, P, P), cache=True, error_model="numpy")
+@kept_cfunc(types.float64(I, I, I, P, P, P, P, P))
 def kernel(m, step, n, z_, a_, v_, y_, out_):
     z_, a_, v_, y_, out_ = (
         carray(z_, ANY), carray(a_, ANY), carray(v_, ANY), carray(y_, ANY), carray(out_, ANY)

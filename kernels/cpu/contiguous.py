@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from gpubp.kernels.cpu.calls import call_kernel
+from gpubp.kernels.cpu.machine_code import kept_jit
 from gpubp.kernels.cpu.simd import REGISTERS, get, lane_count, load, put, store
 from gpubp.kernels.cpu.tile import product_tile
 
@@ -21,7 +22,6 @@ LINE = 64  # bytes of a cache line
 UNITS, WIDE, ONE = (0, 0, 0, 0), (0,) * (4 if REGISTERS == 32 else 2), (0,)
 
 _jit = njit(nogil=True, error_model="numpy", boundscheck=False)
-_cached_jit = njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
 
 
 @_jit
@@ -39,7 +39,7 @@ def each(kernel, size, z, a, v, y, y0, out, at):
     return cost
 
 
-@_cached_jit
+@kept_jit
 def hadamard(kernel, v, z, a, out, rest):
     """out = v (x) sigma'(z), all one-dimensional; ``rest`` (4, lanes) takes the last, part vector,
     so that nothing behind the arrays is touched."""
@@ -78,7 +78,7 @@ def _copy(source, at, n, to, there):
                 put(to, there + lane, get(source, at + lane))
 
 
-@_cached_jit
+@kept_jit
 def outer_sum(delta, a, product):
     """product (j, k) = delta^T a, for delta (m, j) and a (m, k).
 
@@ -132,7 +132,7 @@ def outer_sum(delta, a, product):
                         _copy(room, i * lanes, min(lanes, n - c), product, to + i * n_in + c)
 
 
-@_cached_jit
+@kept_jit
 def column_sum(delta, out):
     """out (j,) = sum_x delta, for delta (m, j), added up in float64."""
     wide = np.zeros(delta.shape[1])
@@ -142,7 +142,7 @@ def column_sum(delta, out):
     out[:] = wide
 
 
-@_cached_jit
+@kept_jit
 def matrix_vector(delta, a, product):
     """product (j, k) = delta^T a where j or k is 1, added up in float64."""
     wide = np.zeros(product.shape)

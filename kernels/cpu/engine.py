@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from gpubp.kernels.cpu.calls import barrier, call_kernel
+from gpubp.kernels.cpu.machine_code import kept_jit
 from gpubp.kernels.cpu.rows import (
     as_float,
     compress,
@@ -39,7 +40,6 @@ N_IN, N_OUT, W_STEP, W, WT_STEP, WT, B, Z, A, DELTA = range(10)
 FIELDS = 10
 
 _jit = njit(nogil=True, error_model="numpy", boundscheck=False)
-_cached_jit = njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
 
 
 @_jit
@@ -132,7 +132,7 @@ def _update(units, wide, listed, a, a0, d, d0, step, m, index, i0, b, b0, ldb, b
         j += 1
 
 
-@_cached_jit
+@kept_jit
 def train(
     thread, threads, parts, state, rows, wide, units,
     order, batch, eta, x, values, starts, columns, scale, labels, targets,

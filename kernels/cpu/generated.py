@@ -19,18 +19,18 @@ from pathlib import Path
 from types import ModuleType
 
 import numba
-import platformdirs
 
+from gpubp.folders import cache_folder as gpubps_cache
 from gpubp.kernels.cpu import simd
+from gpubp.kernels.cpu.machine_code import tell
 
 _HERE = Path(__file__).parent
 _loading = threading.RLock()
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: ``$GPUBP_CACHE`` or the user's cache folder."""
-    named = os.environ.get("GPUBP_CACHE")
-    return (Path(named) if named else Path(platformdirs.user_cache_dir("gpubp"))) / "kernels"
+    """Where compiled kernels are kept; ``OSError`` where there is no place for a cache."""
+    return gpubps_cache() / "kernels"
 
 
 @cache
@@ -43,7 +43,7 @@ def _foundation() -> bytes:
 
 
 def load_generated(text: str) -> ModuleType:
-    """The module of this source, which says ``cache=True``: one, however many threads ask for it.
+    """The module of this source, whose machine code is kept: one, however many threads ask for it.
 
     Of two modules, one would be dropped, and with it the machine code whose address was taken.
     """
@@ -54,23 +54,35 @@ def load_generated(text: str) -> ModuleType:
 @cache
 def _load(text: str) -> ModuleType:
     name = f"gpubp_{hashlib.sha256(_foundation() + text.encode()).hexdigest()[:24]}"
-    path = cache_folder() / f"{name}.py"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            with tempfile.NamedTemporaryFile(
-                "w", dir=path.parent, delete=False, encoding="utf-8"
-            ) as file:
-                file.write(text)
-            os.replace(file.name, path)  # another process may be doing the same
-        return _import(name, path)
-    except (OSError, RuntimeError) as error:
-        # Numba's RuntimeError: the folder can be read, but nothing can be cached beside the file.
-        if isinstance(error, RuntimeError) and "locator" not in str(error):
-            raise
+        path = cache_folder() / f"{name}.py"
+        _write(path, text)
+    except OSError as error:
+        where = error.filename2 or error.filename
+        reason = f"{where}: {error.strerror}" if error.strerror and where else str(error)
+        tell("", f"compiled kernels cannot be kept ({reason})")
         module = ModuleType(name)
-        exec(text.replace("cache=True", "cache=False"), module.__dict__)
+        exec(text, module.__dict__)
         return module
+    return _import(name, path)
+
+
+def _write(path: Path, text: str) -> None:
+    """Make the file hold the text, at any moment whole; another process may be doing the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.read_text(encoding="utf-8") == text:
+            return
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass  # not there yet, or damaged
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
+            raise
 
 
 def _import(name: str, path: Path) -> ModuleType:

@@ -31,6 +31,7 @@ from __future__ import annotations
 from numba import int32, njit
 
 from gpubp.kernels.cpu.calls import barrier, call_kernel
+from gpubp.kernels.cpu.machine_code import kept_jit
 from gpubp.kernels.cpu.rows import (
     any_bits,
     as_float,
@@ -58,7 +59,6 @@ FIELDS = 9
 _jit = njit(nogil=True, error_model="numpy", boundscheck=False)
 # As parts of ``train``: called, they cost 5% of case M.
 _inlined = njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)
-_cached_jit = njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
 
 
 @_jit
@@ -238,7 +238,7 @@ def _output(block, t, order, start, m, labels, targets, layers, p, y, kernels, l
     return call_kernel(kernels[0], count, step, n_out, p, z, p, a, p, delta, y, beside, p, delta)
 
 
-@_cached_jit
+@kept_jit
 def train(
     thread, threads, by_rows, state, block, wide, units, order, batch, eta,
     x, values, starts, columns, scale, labels, targets,
@@ -409,7 +409,7 @@ def _class(block, values, at, n, half):
     return best
 
 
-@_cached_jit
+@kept_jit
 def score(
     block, wide, order, batch, half, x, values, starts, columns, scale, labels, targets,
     layers, p, a1, a1_step, at, a_list, b_list, list_step, counts, masks, rows_step, y, kernels,
@@ -442,7 +442,7 @@ def score(
     return total, right
 
 
-@_cached_jit
+@kept_jit
 def copy(inward, wide, layers, flat, p, both):
     """The flat parameters into their panels (with ``both`` into those of w^T too), or back."""
     lanes = lane_count(flat[0])

@@ -12,13 +12,13 @@
 #include "common.cuh"
 #include "formulas.cuh"
 #include "tile.cuh"
+#include "tile_async.cuh"
 #include "tile_mma.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) bp2(
     int m, int n, int k, const T* delta, const T* w, const T* z, const T* a, T* delta_out)
 {
-    const auto delta_i = [&](int i) { return delta + (long long)i * N; };
-    const auto w_j = [&](int j) { return w + (long long)j * K; };
+    const Lines<T> delta_i = {delta, N}, w_j = {w, K};
     const auto epilogue = [&](int i, int c, T v) {
         const long long ic = (long long)i * K + c;
         delta_out[ic] = v * sigma_prime(z[ic], a[ic]);

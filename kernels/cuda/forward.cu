@@ -17,6 +17,7 @@
 #include "common.cuh"
 #include "formulas.cuh"
 #include "tile.cuh"
+#include "tile_async.cuh"
 #include "tile_mma.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) forward(
@@ -34,9 +35,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) forward(
 #endif
     const auto x_i = [&](int i) { return x + rows[i] * K; };
 #else
-    const auto x_i = [&](int i) { return x + (long long)i * K; };
+    const Lines<Input> x_i = {x, K};
 #endif
-    const auto w_j = [&](int j) { return w + (long long)j * K; };
+    const Lines<T> w_j = {w, K};
     const auto epilogue = [&](int i, int j, T sum) {
 #ifdef MUTANT_BIAS_OF_THE_ROW
         const T z_ij = sum + b[i % N];

@@ -76,6 +76,9 @@ def load_product(
     **constants: int | str,
 ) -> Product:  # fmt: skip
     """The kernel of ``stem``.cu with the tile for a product of that (rows, columns, depth)."""
-    tile = choose_tile(*size, arithmetic)
+    in_runs = all(run != 1 for name, run in constants.items() if name.endswith("_RUN"))
+    as_it_lies = not constants.get("GATHER") and constants.get("Input", "T") == "T"
+    copied = arithmetic == "float32" and in_runs and as_it_lies
+    tile = choose_tile(*size, arithmetic, copied=copied)
     text = source(stem, arithmetic, formulas, TILE=tile.type, BLOCK=tile.threads, **constants)
     return Product(compiled(text, stem), tile.threads, tile=tile)

@@ -14,6 +14,7 @@ import numpy as np
 
 from gpubp.activation import Activation
 from gpubp.kernels.cuda.feed import Resident, Streamed
+from gpubp.kernels.cuda.inputs import Inputs
 from gpubp.kernels.cuda.launch import load_kernel, load_product, run_length
 from gpubp.kernels.cuda.layers import Layers, input_type, load_output_kernel, row_blocks
 from gpubp.kernels.cuda.memory import allocating
@@ -39,9 +40,11 @@ class MiniBatch:
             f"the layers of a mini-batch of {m}", 3 * m * sum(sizes[1:]) * np.dtype(dtype).itemsize,
             "train with a smaller batch_size",
         ):  # fmt: skip
+            self.inputs = Inputs(plan, feed, arithmetic)
             self.layers = Layers(
-                parameters, plan.activations, arithmetic, m, feed.x, fixed=True, gather=True
-            )
+                parameters, plan.activations, arithmetic, m, self.inputs.x, fixed=True,
+                gather=self.inputs.gather,
+            )  # fmt: skip
             self.delta = [cp.empty((m, n), dtype) for n in sizes[1:]]
         self._bp1 = load_output_kernel(
             "bp1", dtype, plan.activations[-1], plan.cost, feed.y, sizes[-1]
@@ -66,10 +69,10 @@ class MiniBatch:
         self._update = [
             load_product(
                 "outer_sum", arithmetic, {}, (n, k, m),
-                GATHER=int(l == 0), UPDATE=1, **rule_constants(plan),
-                Input=input_type(feed.x) if l == 0 else "T", N=n, K=k,
+                GATHER=int(l == 0 and self.inputs.gather), UPDATE=1, **rule_constants(plan),
+                Input="T" if l else input_type(self.inputs.x), N=n, K=k,
                 DELTA_RUN=run_length(self.delta[l], dtype),
-                X_RUN=run_length(self.layers.a[l - 1] if l else feed.x, dtype),
+                X_RUN=run_length(self.layers.a[l - 1] if l else self.inputs.x, dtype),
             )
             for l, (k, n) in enumerate(pairs)
         ]  # fmt: skip
@@ -94,7 +97,9 @@ class MiniBatch:
         sizes, layers, delta = self.plan.sizes, self.layers, self.delta
         weights, biases = self.parameters.weights, self.parameters.biases
         place = (self.feed.order, self.first, offset)
-        layers.enqueue(m, self.feed.x, *place)
+        inputs = self.inputs
+        inputs.enqueue(m, *place)
+        layers.enqueue(m, inputs.x, *inputs.place(*place))
         self._bp1(
             row_blocks(m), m, sizes[-1], layers.z[-1], layers.a[-1], self.feed.y, delta[-1],
             self.costs, *place,
@@ -107,7 +112,7 @@ class MiniBatch:
         for l, (k, n) in enumerate(pairwise(sizes)):
             self._update[l].product(
                 n, k, m, n, k, delta[l],
-                *((self.feed.x, *place) if l == 0 else (layers.a[l - 1],)),
+                *((inputs.x, *inputs.place(*place)) if l == 0 else (layers.a[l - 1],)),
                 weights[l], biases[l], self._velocities[0][l], self._velocities[1][l],
                 self.eta, *self._rule, self._penalties[l],
             )  # fmt: skip

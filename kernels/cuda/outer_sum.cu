@@ -18,6 +18,7 @@
 
 #include "common.cuh"
 #include "tile.cuh"
+#include "tile_async.cuh"
 #include "tile_mma.cuh"
 #include "outer_sum_tile.cuh"
 #include "update.cuh"
@@ -44,9 +45,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) outer_sum(
     const auto a_i = [&](int i) { return a + rows[i] * K; };
 #endif
 #else
-    const auto a_i = [&](int i) { return a + (long long)i * K; };
+    const Lines<Input> a_i = {a, K};
 #endif
-    const auto delta_i = [&](int i) { return delta + (long long)i * N; };
+    const Lines<T> delta_i = {delta, N};
 #if UPDATE
     const Rule rule = {*eta, momentum, l2, l1};
 #endif

@@ -34,7 +34,7 @@ VARIABLE = "GPUBP_CUDA_STEPPER"
 # Estimates for an H200, not measured: seconds a launch in a graph, a barrier of the grid with what
 # waits for memory beside it, and products a second of kernels that fill the chip.
 _LAUNCH, _BARRIER = 1.7e-6, 1.5e-6
-_PRODUCTS = {"float32": 25e12, "float64": 12e12, "tf32": 70e12, "bf16": 95e12}
+_PRODUCTS = {"float32": 30e12, "float64": 12e12, "tf32": 70e12, "bf16": 95e12}
 
 
 def choose_way(plan: Plan, x: Any, y: Any) -> str:

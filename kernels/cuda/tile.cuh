@@ -39,6 +39,8 @@
 // these are elements of row RUN * (t % (BM / RUN)) + q of the tile alone. ``epilogue(i, j, c)``
 // gets each element of C once.
 
+#include "runs.cuh"
+
 // The tiles of C come row after row: blocks that run together read the same rows of A.
 template <class Tile> __device__ inline int tile_row(int tile, int columns)
 {
@@ -47,22 +49,6 @@ template <class Tile> __device__ inline int tile_row(int tile, int columns)
 template <class Tile> __device__ inline int tile_column(int tile, int columns)
 {
     return tile % ((columns + Tile::BN - 1) / Tile::BN);
-}
-
-// COUNT neighbours, read or written at once.
-template <class E, int COUNT> struct alignas(COUNT * sizeof(E)) Run { E at[COUNT]; };
-template <class E, int COUNT> __device__ inline void read_run(const E* first, T (&to)[COUNT])
-{
-    const auto run = *reinterpret_cast<const Run<E, COUNT>*>(first);
-#pragma unroll
-    for (int q = 0; q < COUNT; q++) to[q] = as_input(run.at[q]);
-}
-template <class E, int COUNT> __device__ inline void write_run(E* first, const E (&from)[COUNT])
-{
-    Run<E, COUNT> run;
-#pragma unroll
-    for (int q = 0; q < COUNT; q++) run.at[q] = from[q];
-    *reinterpret_cast<Run<E, COUNT>*>(first) = run;
 }
 
 // What the THREADS threads carry of one operand from memory to a stage of WIDTH x BK: neighbouring

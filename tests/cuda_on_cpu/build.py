@@ -18,10 +18,12 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -197,8 +199,33 @@ def compile_kernels(
     return {kernel.name.decode(): kernel for kernel in kernels}
 
 
+def judged(
+    command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a process that may do anything, with all that it starts, for so many seconds at most.
+
+    Its end is a verdict whatever it is: an exit, a crash (the signal's number, negative), or the
+    limit, which is told as a kill and in the last line of stderr.
+    """
+    process = subprocess.Popen(
+        list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+        env=environment, start_new_session=True,
+    )  # fmt: skip
+    over = ""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        over = f"did not end within {seconds:g} s\n"
+    finally:
+        with suppress(ProcessLookupError):  # nobody of the group is left
+            os.killpg(process.pid, signal.SIGKILL)
+    if over:
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err + over)
+
+
 def sanitized(
-    mode: str, script: Path, *arguments: str, first: bool = False
+    mode: str, script: Path, *arguments: str, first: bool = False, seconds: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python script whose kernels are built with that sanitizer; its output is the report.
 
@@ -216,7 +243,4 @@ def sanitized(
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False,
-        env=environment, timeout=300,
-    )  # fmt: skip
+    return judged([sys.executable, str(script), *arguments], seconds, environment)

@@ -91,6 +91,18 @@ void mbarrier_wait(void*, unsigned parity, Site);
 // Once the counter is no less than ``value``, on the circle of 32 bits.
 void wait_until(const unsigned* counter, unsigned value, Site);
 
+// The copies of async_copy.cuh, which the kernel's own text carries out: those that are due once all
+// but the newest ``left`` groups of the thread must have arrived.
+struct Copy {
+  void* to;
+  const void* from;
+  bool there;
+};
+bool copies_early();
+void copy_begun(Copy, Site);
+void copies_committed();
+const Copy* copies_due(unsigned left, unsigned* count);
+
 // Once all 32 lanes have come: six words of each, as an array of lanes. They stay until this lane
 // asks again.
 typedef uint32_t Fragments[32][6];
@@ -261,6 +273,28 @@ inline void mbarrier_wait(unsigned long long* barrier, unsigned parity, HERE) {
 inline void send(uint4 v, void* to, unsigned long long* barrier, unsigned rank, HERE) {
   *static_cast<uint4*>(gpu::in_block(to, rank, {file, line})) = v;
   gpu::mbarrier_complete(gpu::in_block(barrier, rank, {file, line}), sizeof v, {file, line});
+}
+
+// The functions of kernels/cuda/async_copy.cuh. Until it has been waited for, what is copied is NaN,
+// or there already: both are allowed.
+inline void gpu_copy_now(const gpu::Copy& copy) {
+  *static_cast<uint4*>(copy.to) =
+      copy.there ? *static_cast<const uint4*>(copy.from) : uint4{0, 0, 0, 0};
+}
+inline void copy_16(void* to, const void* from, bool there, HERE) {
+  const gpu::Copy copy{to, from, there};
+  gpu::copy_begun(copy, {file, line});
+  if (gpu::copies_early())
+    gpu_copy_now(copy);
+  else
+    *static_cast<uint4*>(to) = {0x7ff8deadu, 0x7ff8deadu, 0x7ff8deadu, 0x7ff8deadu};
+}
+inline void commit_copies() { gpu::copies_committed(); }
+template <int LEFT>
+inline void wait_for_copies() {
+  unsigned count;
+  const gpu::Copy* due = gpu::copies_due(LEFT, &count);
+  for (unsigned i = 0; i < count; i++) gpu_copy_now(due[i]);
 }
 
 // A loop that reads a counter until others have raised it that far; it orders as an atomic does.

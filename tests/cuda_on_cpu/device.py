@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .guarded import guarded_bytes
+
 NAN_BYTES = np.array([0x7FF8DEAD], np.uint32).view(np.uint8)  # NaN as float32 and as float64
 
 
@@ -106,7 +108,7 @@ class Memory:
         if machine.used + nbytes > machine.memory:
             raise OutOfMemoryError(nbytes, machine.used)
         self.device = machine.current
-        self.bytes = np.empty(nbytes, np.uint8)
+        self.bytes, self.behind = guarded_bytes(nbytes)
         self.bytes[: nbytes // 4 * 4].reshape(-1, 4)[...] = NAN_BYTES
         self.bytes[nbytes // 4 * 4 :] = 0xAD
         machine.used += nbytes

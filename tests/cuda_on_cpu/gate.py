@@ -74,6 +74,13 @@ _TILED = {
         ]
     )
 }  # fmt: skip
+# Operands copied past the registers: several stages deep, with what hangs over the edges.
+_COPIED = {
+    "copied": Case((72, 68, 132, 12), ("tanh", "relu", "sigmoid"), batch=36, rows=80, tile=0,
+                   rule=UpdateRule(l2=0.03)),
+    "copied, floats": Case((100, 36), ("sigmoid",), batch=70, rows=141, tile=0, bytes=False,
+                           labels=False),
+}  # fmt: skip
 _TENSOR_CORES = {
     f"{precision}, tile {tile}": Case(
         sizes, batch=20, rows=47, tile=tile, rule=UpdateRule(l2=0.03), precision=precision
@@ -112,6 +119,7 @@ CASES = {
     "softmax": Case((12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 11),
     "one neuron": Case((1, 1), ("sigmoid",), batch=1, rows=3, labels=False),
     **_TILED,
+    **_COPIED,
     **_TENSOR_CORES,
     **_COOPERATIVE,
 }  # fmt: skip

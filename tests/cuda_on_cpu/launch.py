@@ -8,6 +8,7 @@ arguments; a Python number goes as 64 bits and shifts those behind it.
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from .device import (
     machine,
     submit,
 )
+from .guarded import untouched
 
 # As runtime.cpp numbers them.
 SCHEDULES = ("forward", "reverse", "greedy", "greedy-reverse", "random-1", "random-2")
@@ -87,8 +89,13 @@ class Function:
         values, memory = self._arguments(args)
         stream = current_stream() if stream is None else stream
 
+        touched = [weakref.ref(each) for each in memory]  # a launch keeps nothing alive
+
         def work() -> None:
             self._run(grid, block, values, shared_mem)
+            for each in touched:
+                if (still := each()) is not None and not untouched(still.behind):
+                    raise KernelError(f"{self.name}: wrote behind the end of an array")
 
         submit(work, memory, self.name, stream)
 

@@ -176,6 +176,15 @@ struct Mbarrier {
   char* order(unsigned parity) { return reinterpret_cast<char*>(this) + (parity & 1); }
 };
 
+// The copies that a thread has begun and not yet waited for.
+struct Copies {
+  struct Group {
+    std::vector<Copy> copies;
+  };
+  std::vector<Copy> open, due;  // of no group yet; those that a wait has just handed out
+  std::vector<Group> closed;    // the oldest first
+};
+
 struct Block;
 
 struct Cluster {
@@ -198,6 +207,7 @@ struct Fiber {
   Site site{};
   Stack memory{};
   void* sanitizer = nullptr;       // TSan's fiber, or ASan's fake stack
+  Copies copies;
   bool fenced = false;             // a __threadfence came before the next atomic
   std::vector<void*> atomics;      // touched since the last __threadfence
 };
@@ -222,7 +232,7 @@ struct Launch {
   void** arguments;
   dim3 grid, size;
   size_t dynamic_bytes;
-  bool abandoned = false;
+  bool abandoned = false, copies_early = false;
   std::string error;
   char begin, end;  // what comes before all threads, and after them
 };
@@ -601,6 +611,29 @@ void* static_shared(const void* key, size_t bytes, size_t alignment) {
   return block.fixed_arrays.back().second;
 }
 
+// Copies past the registers: on half of the schedules at once, on the others when waited for.
+bool copies_early() { return launch->copies_early; }
+void copy_begun(Copy copy, Site site) {
+  const auto address = reinterpret_cast<uintptr_t>(copy.to) | reinterpret_cast<uintptr_t>(copy.from);
+  if (copy.there && address % 16)
+    report(name(*running) + " at " + name(site) + ": 16 bytes at an address that is no multiple of 16");
+  if (!launch->copies_early) running->copies.open.push_back(copy);
+}
+void copies_committed() {
+  running->copies.closed.push_back({std::move(running->copies.open)});
+  running->copies.open.clear();
+}
+const Copy* copies_due(unsigned left, unsigned* count) {
+  Copies& own = running->copies;
+  own.due.clear();
+  while (own.closed.size() > left) {
+    for (const Copy& copy : own.closed.front().copies) own.due.push_back(copy);
+    own.closed.erase(own.closed.begin());
+  }
+  *count = own.due.size();
+  return own.due.data();
+}
+
 #if defined(MODE_THREAD)
 // A fence before an atomic releases, a fence after one acquires what others released there.
 void before_atomic(void* p) {
@@ -630,6 +663,7 @@ extern "C" const char* gpu_launch(const Kernel* kernel, const unsigned* grid, co
              dynamic_bytes};
   launch = &now;
   const unsigned threads = size[0] * size[1] * size[2], blocks = grid[0] * grid[1] * grid[2];
+  now.copies_early = schedule % 2;
   const bool greedy = schedule == 2 || schedule == 3, down = schedule == 1 || schedule == 3;
   std::mt19937 random(schedule);
   // A cluster's blocks stand side by side in the order, and run together.

@@ -135,6 +135,7 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
         "activations": [_activation_to_json(item) for item in network.activations],
         "cost": _cost_to_json(network.cost),
         "dtype": network.dtype,
+        "classes": None if network.classes is None else list(network.classes),
         "rng": _state_to_json(network.rng.bit_generator.state),
         "training": None,
     }
@@ -192,6 +193,7 @@ def load(
             init=lambda rng, n_out, n_in: (np.zeros((n_out, n_in)), np.zeros(n_out)),
             dtype=header["dtype"],
         )
+        network.classes = header.get("classes")  # absent from older files
         for name, layers in (("weights", network.weights), ("biases", network.biases)):
             for i in range(len(layers)):
                 layers[i] = _tensor(tensors, f"{name}.{i}", network.dtype)

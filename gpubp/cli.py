@@ -22,10 +22,11 @@ from .output import complain, discard_output, speaking, unsaid
 
 DATA_HELP = (
     "digits28 (drawn by formula, no download), mnist (downloaded once into the cache), a folder of "
-    "four IDX files, an .npz or a .csv file (rows 'label,v1,v2,...', the values as they stand; 784 "
-    "integers from 0 to 255 a row, as in MNIST, are intensities, read as x/255); without it: MNIST "
-    "from $GPUBP_DATA or the cache, else digits28"
+    "four IDX files, an .npz, a .csv or .tsv file (values as they stand, but 784 integers from 0 "
+    "to 255 a row, as in MNIST, are intensities, read as x/255); without it: MNIST, from "
+    "$GPUBP_DATA or the cache, else digits28"
 )
+FORM_NOTES = "What is left out is guessed from the first lines, and told in the line 'data:'."
 TRAIN_NOTES = """\
 The data's test part is shown after each epoch. With --early-stopping, or --schedule
 reduce_on_plateau, something must watch a validation cost: the last sixth of the training part is
@@ -65,17 +66,32 @@ def _backend_option(parser: Any) -> None:
     parser.add_argument("--backend", default="cpu", metavar="NAME", help="cpu, cuda or reference")
 
 
+def _form_options(parser: Any) -> None:
+    """What says how a text file is read; the names are those of the keywords of ``data.load``."""
+    add = parser.add_argument_group("how a .csv or .tsv file is read", FORM_NOTES).add_argument
+    add("--delimiter", metavar="C", help="one character, or comma, semicolon, tab, bar, space")
+    add("--decimal", metavar="C", help="the decimal mark: . or ,")
+    add("--header", action=argparse.BooleanOptionalAction,
+        help="whether the first line names the columns")  # fmt: skip
+    add("--target", metavar="NAME|INDEX", help="the column to predict, by its name or from 0, -1 "
+        "being the last; of a regression several: --target=-2,-1")  # fmt: skip
+    add("--task", metavar="NAME", help="classification or regression (of an .npz too)")
+
+
 def _train(summary: str) -> _Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = _parser("train", summary, epilog=TRAIN_NOTES, formatter_class=raw)
     add = parser.add_argument_group("data").add_argument
     add("--data", metavar="DATA", help=DATA_HELP)
+    _form_options(parser)
 
     group = parser.add_argument_group("network")
     add = group.add_argument
-    add("--sizes", metavar="N,N,...", help="neurons a layer (default: inputs,30,classes)")
-    add("--activation", metavar="NAME[,NAME...]",
-        help="for all layers, or one a layer with weights (default: sigmoid)")  # fmt: skip
+    add("--sizes", metavar="N,N,...", help="neurons a layer (default: inputs,30,classes; of a "
+        "regression inputs,30,targets)")  # fmt: skip
+    add("--activation", metavar="NAME[,NAME...]", help="for all layers, or one a layer with "
+        "weights (default: sigmoid); a regression's outputs are identity unless each layer has its "
+        "own")  # fmt: skip
     add("--cost", metavar="NAME", help="quadratic (default), sum_squares, cross_entropy, "
         "log_likelihood, huber")  # fmt: skip
     add("--init", metavar="NAME", help="scaled (default), normal, glorot, he, lecun, orthogonal")
@@ -87,7 +103,7 @@ def _train(summary: str) -> _Parser:
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=int, default=30, metavar="N", help="in total (default: %(default)s)")
     add("--batch-size", type=int, metavar="M", help="examples a mini-batch (default: 10)")
-    add("--learning-rate", type=float, default=3.0, metavar="ETA", help="(default: %(default)s)")
+    add("--learning-rate", type=float, metavar="ETA", help="(default: 3.0; of a regression 0.03)")
     add("--schedule", default="constant", metavar="NAME", help="constant (default), step, "
         "exponential, cosine, one_cycle, inverse_scaling, reduce_on_plateau")  # fmt: skip
     add("--momentum", type=float, metavar="MU", help="in [0, 1) (default: 0)")
@@ -117,6 +133,7 @@ def _evaluate(summary: str) -> _Parser:
                         help="test (default; of data in one part the sixth that training left "
                         "out), train or all")  # fmt: skip
     _backend_option(parser)
+    _form_options(parser)
     return parser
 
 
@@ -124,12 +141,13 @@ def _predict(summary: str) -> _Parser:
     parser = _parser("predict", summary)
     parser.add_argument("file", metavar="FILE", help="a checkpoint")
     parser.add_argument("--data", metavar="DATA", required=True,
-                        help="all rows of a .csv (with labels in front or without) or .npz file; "
-                        "of data with a test part, its test part; labels are ignored"
+                        help="all rows of a .csv or .tsv (with targets or without) or .npz file; "
+                        "of data with a test part, its test part; targets are ignored"
                         )  # fmt: skip
     parser.add_argument("--output", metavar="FILE.csv", help="instead of stdout")
     parser.add_argument("--proba", action="store_true", help="add the probability of each class")
     _backend_option(parser)
+    _form_options(parser)
     return parser
 
 
@@ -137,6 +155,7 @@ def _data(summary: str) -> _Parser:
     parser = _parser("data", summary)
     parser.add_argument("--data", metavar="DATA", help=DATA_HELP)
     parser.add_argument("--out", metavar="FOLDER", help="write it as four IDX .gz files")
+    _form_options(parser)
     return parser
 
 
@@ -165,6 +184,7 @@ def _explain(summary: str) -> _Parser:
     add("--examples", type=int, default=10, metavar="N",
         help="on the page, from --example on (default: %(default)s)")  # fmt: skip
     _backend_option(parser)
+    _form_options(parser)
     return parser
 
 
@@ -175,8 +195,12 @@ def _doctor(summary: str) -> _Parser:
 # command: (its parser, the module with a function of its name, one line)
 _COMMANDS = {
     "train": (_train, "train_command", "Train a network by mini-batch SGD."),
-    "evaluate": (_evaluate, "commands", "Cost, accuracy and confusions of a saved network."),
-    "predict": (_predict, "commands", "Predicted classes as CSV: index, class[, probabilities]."),
+    "evaluate": (
+        _evaluate,
+        "commands",
+        "Cost, accuracy and confusions, or R2, of a saved network.",
+    ),
+    "predict": (_predict, "predict_command", "Predicted classes or values as CSV."),
     "explain": (_explain, "explain_command", "See a saved network work: trace, health, paths."),
     "data": (_data, "commands", "Show what a data set holds; write it as IDX files."),
     "bench": (_bench, "commands", "Time two networks on this machine."),

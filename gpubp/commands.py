@@ -1,4 +1,4 @@
-"""``gpubp evaluate | predict | data | bench``, and what they share with ``gpubp train``.
+"""``gpubp evaluate | data | bench``, and what they share with the other commands.
 
 Each command takes the parsed arguments, prints, and returns the exit code; what goes wrong is
 raised, and told by :mod:`gpubp.cli`.
@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -23,11 +21,12 @@ import numpy as np
 from . import data as datasets
 from .arrays import check_count
 from .checkpoint import load
-from .data._files import open_regular, replacing
+from .classes import class_name, match_labels
 from .errors import DataFormatError, unknown
 from .folders import user_cache
 from .network import Network
 from .output import say
+from .regression import Targets
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[Array, Array]
@@ -50,18 +49,26 @@ def scale(x: Array) -> str:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A training and a test part: x (n, inputs), y (n,) labels from 0."""
+    """A training and a test part: x (n, inputs), y (n,) labels from 0, or real targets.
+
+    ``names`` are those of the classes, if they have any; ``reading`` says how a text file was read.
+    """
 
     name: str
     train: Pair
     test: Pair
+    names: tuple[str, ...] | None = None
+    reading: str = ""
 
     def __post_init__(self) -> None:
         examples = len(self.train[1])
+        if self.real:
+            return
         if self.classes > max(1000, examples):  # ids or values: a network of them would not fit
             raise ValueError(
                 f"{self.name} has labels up to {self.classes - 1} but only {examples} training "
-                "examples: labels must number the classes 0, 1, 2, ..."
+                "examples: labels must number the classes 0, 1, 2, ... (of a .csv, "
+                "--task regression takes them for real targets)"
             )
 
     @property
@@ -69,20 +76,79 @@ class DataSet:
         return int(self.train[0].shape[1])
 
     @property
+    def real(self) -> bool:
+        """Whether the targets are real numbers, those of a regression."""
+        return bool(self.train[1].dtype.kind == "f")
+
+    @property
     def classes(self) -> int:
+        if self.names is not None:
+            return len(self.names)
         return 1 + int(max(self.train[1].max(), self.test[1].max()))
 
+    @property
+    def outputs(self) -> int:
+        """The neurons of an output layer for them."""
+        y = self.train[1]
+        return (y.shape[1] if y.ndim == 2 else 1) if self.real else self.classes
+
     def __str__(self) -> str:
+        reading = f" ({self.reading})" if self.reading else ""
         return (
-            f"data: {self.name}, {len(self.train[1])} training and {len(self.test[1])} test "
-            f"examples, {self.inputs} inputs{scale(self.train[0])}, {self.classes} classes"
+            f"data: {self.name}{reading}, {len(self.train[1])} training and {len(self.test[1])} "
+            f"test examples, {self.inputs} inputs{scale(self.train[0])}, {self.what}"
         )
 
+    @property
+    def what(self) -> str:
+        """What is to be learnt, in words."""
+        return _count(self.outputs, "real target") if self.real else f"{self.classes} classes"
 
-def load_data(source: str | None) -> DataSet:
+    def label(self, y: Any) -> str:
+        """One example's target in words."""
+        if self.real:
+            return "target " + " ".join(f"{value:g}" for value in np.ravel(y))
+        return f"class {class_name(self.names, int(y))}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def predicted(net: Network, x: Array) -> Array:
+    """The class of each row, also where the one output is not bound to lie between two classes."""
+    found = net.predict(x)
+    return found if found.dtype.kind == "i" else (found.ravel() > 0.5).astype(np.int64)
+
+
+def form_options(args: Namespace, net: Network | None = None) -> dict[str, Any]:
+    """The keywords of ``data.load`` that the arguments give, and for a file the network's task."""
+    form = {
+        name: getattr(args, name)
+        for name in ("delimiter", "decimal", "header", "target", "task")
+        if getattr(args, name) is not None
+    }
+    if "," in form.get("target", ""):
+        form["target"] = form["target"].split(",")
+    file = Path(args.data or "")
+    told = file.suffix.lower() in (".npz", *datasets.CSV_SUFFIXES) and not file.is_dir()
+    if net is not None and told and "task" not in form and "," not in (args.target or ""):
+        if net.classes is not None:
+            form["task"] = "classification"
+        elif not net.is_classifier:
+            form["task"] = "regression"
+    return form
+
+
+def load_data(source: str | None, form: dict[str, Any]) -> DataSet:
     """The data asked for; by default MNIST where it is at hand without a download."""
     if source is not None:
-        return DataSet(source, *datasets.load(source))
+        train, test = datasets.load(source, **form)
+        if isinstance(train, datasets.Table):
+            return DataSet(source, train, test, train.classes, train.reading)
+        return DataSet(source, train, test)
+    if form:
+        raise ValueError(f"--{next(iter(form))} says how to read a file: name it with --data")
     if folder := os.environ.get("GPUBP_DATA"):
         return DataSet(f"{folder} ($GPUBP_DATA)", *datasets.mnist())
     from .data.mnist import read_folder
@@ -116,8 +182,34 @@ def check_writable(path: str, *others: str | None) -> None:
         raise OSError(f"cannot write {path}: {error.strerror.lower()}") from error
 
 
+def fitted(data: DataSet, net: Network, file: str) -> DataSet:
+    """The data with their classes numbered as those of the network in ``file``, which they fit."""
+    if data.real and net.classes is not None:
+        raise ValueError(
+            f"{data.name} has real targets, but {file} tells the classes "
+            f"{', '.join(net.classes[:10])}{', ...' * (len(net.classes) > 10)} apart: name their "
+            "column with --target"
+        )
+    check_sizes(file, net.sizes, data)
+    if data.names is None or net.classes is None:
+        return data
+    train, test = (
+        (x, match_labels(y, data.names, net.classes, data.name, file))
+        for x, y in (data.train, data.test)
+    )
+    return replace(data, train=train, test=test, names=net.classes)
+
+
 def check_sizes(what: str, sizes: Sequence[int], data: DataSet) -> None:
-    """The first size is the data's inputs; the last is at least its classes (1 for two classes)."""
+    """The first size is the data's inputs; the last is at least its classes (1 for two classes), or
+    as many as its real targets."""
+    if data.real and (len(sizes) < 2 or sizes[0] != data.inputs or sizes[-1] != data.outputs):
+        raise ValueError(
+            f"{what} with sizes {','.join(map(str, sizes))} does not fit the data of {data.inputs} "
+            f"inputs and {data.what}: the first size must be {data.inputs}, the last {data.outputs}"
+        )
+    if data.real:
+        return
     if len(sizes) < 2 or sizes[0] != data.inputs or max(2, sizes[-1]) < data.classes:
         raise ValueError(
             f"{what} with sizes {','.join(map(str, sizes))} does not fit the data of {data.inputs} "
@@ -127,106 +219,67 @@ def check_sizes(what: str, sizes: Sequence[int], data: DataSet) -> None:
 
 
 def evaluate(args: Namespace) -> int:
-    """Print cost and, of classes, accuracy and the confusions."""
+    """Print cost, accuracy and the confusions; of a regression cost, R2 and RMSE."""
     if args.part not in ("test", "train", "all"):
         raise unknown("part", args.part, ("test", "train", "all"))
     net = load(args.file, args.backend)
-    data = load_data(args.data)
-    check_sizes(args.file, net.sizes, data)
+    data = fitted(load_data(args.data, form_options(args, net)), net, args.file)
     x, y = data.test if args.part == "test" else data.train
     if args.part == "all":
         x, y = np.concatenate([x, data.test[0]]), np.concatenate([y, data.test[1]])
     evaluation = net.evaluate(x, y)
-    say(f"{data}\n{net}\n{args.part} part, {len(y)} examples: {evaluation}\n")
-    if not net.is_classifier:
+    say(f"{data}\n{net}")
+    told = f"{args.part} part, {len(y)} examples: {evaluation}"
+    if data.real or not net.is_classifier:
+        say(f"{told}, {Targets(x, y).judge(net, evaluation.cost)}")
         return 0
+    say(f"{told}\n")
     classes = max(2, net.sizes[-1])
-    counts = np.bincount(y * classes + net.predict(x), minlength=classes**2)
-    say(_confusion_table(counts.reshape(classes, classes)))
+    counts = np.bincount(y * classes + predicted(net, x), minlength=classes**2)
+    say(_confusion_table(counts.reshape(classes, classes), net.classes))
     return 0
 
 
-def _confusion_table(counts: Array) -> str:
+def _confusion_table(counts: Array, names: Sequence[str] | None) -> str:
     """counts (classes, classes): rows are the true classes, columns the predicted ones."""
     classes = len(counts)
     if classes > _WIDEST_TABLE:
         wrong = counts * (1 - np.eye(classes, dtype=counts.dtype))
         worst = [divmod(int(i), classes) for i in np.argsort(-wrong, axis=None)[:10]]
-        lines = [f"{counts[i, j]:6} of class {i} predicted as {j}" for i, j in worst if wrong[i, j]]
+        lines = [
+            f"{counts[i, j]:6} of class {class_name(names, i)} predicted as {class_name(names, j)}"
+            for i, j in worst
+            if wrong[i, j]
+        ]
         return "\n".join(["most frequent confusions", *lines])
     width = 2 + max(len(str(counts.max())), len(str(classes - 1)))
     lines = ["true | predicted", "     |" + "".join(f"{j:{width}}" for j in range(classes))]
     lines.append("-----+" + "-" * (width * classes))
     for i, row in enumerate(counts):
-        lines.append(f"{i:4} |" + "".join(f"{n or '.':>{width}}" for n in row.tolist()))
+        name = f"  {class_name(names, i)}" if names is not None else ""
+        lines.append(f"{i:4} |" + "".join(f"{n or '.':>{width}}" for n in row.tolist()) + name)
     return "\n".join(lines)
-
-
-def predict(args: Namespace) -> int:
-    """Write index, class (or value) and, if asked for, probabilities as CSV."""
-    if args.output is not None:
-        check_writable(args.output, args.data, args.file)
-    net = load(args.file, args.backend)
-    x = _unlabelled(args.data, args.file, net.sizes[0])
-    columns, header = [net.predict(x)], ["index", "class" if net.is_classifier else "value"]
-    if args.proba:
-        columns.extend(net.predict_proba(x).T)
-        header += [f"p{j}" for j in range(len(columns) - 1)]
-    rows = (
-        [str(i), str(label), *(f"{p:.6g}" for p in probabilities)]
-        for i, (label, *probabilities) in enumerate(zip(*columns, strict=True))
-    )
-    lines = (",".join(row) + "\n" for row in chain([header], rows))
-    if args.output is None:
-        sys.stdout.writelines(lines)
-    else:
-        with replacing(os.path.realpath(args.output)) as file:
-            file.writelines(line.encode() for line in lines)
-    return 0
-
-
-def _unlabelled(source: str, net: str, inputs: int) -> Array:
-    """x (n, inputs) for the network in the file ``net``: every row of a csv or npz file in its
-    order, or the test part of the data."""
-    path = Path(source)
-    if path.suffix.lower() == ".csv":
-        with open_regular(path) as file:
-            columns = file.readline(1 << 20).count(b",") + 1
-        if columns not in (inputs, inputs + 1):
-            raise ValueError(
-                f"{source} has {columns} columns, but {net} takes {inputs} inputs: give rows of "
-                f"{inputs} values, or of a label and {inputs} values"
-            )
-        if columns == inputs:
-            return datasets.read_csv(path, labels=False)
-        return datasets.read_csv(path)[0]
-    if path.suffix.lower() == ".npz":
-        train, test = datasets.read_npz(path)
-        x = (test or train)[0]
-    else:
-        x = datasets.load(source)[1][0]
-    if x.shape[1] != inputs:
-        raise ValueError(
-            f"{net} takes {inputs} inputs, but the data {source} have {x.shape[1]}: "
-            "give the data it was trained for"
-        )
-    return x
 
 
 def data(args: Namespace) -> int:
     """Describe a data set, draw a few of its examples, and write it as IDX if asked to."""
-    held = load_data(args.data)
-    say(f"data: {held.name}")
+    held = load_data(args.data, form_options(args))
+    say(f"data: {held.name}" + (f" ({held.reading})" if held.reading else ""))
     for name, (x, y) in (("training", held.train), ("test", held.test)):
         say(
             f"{name:8}  x {x.shape} {x.dtype}, values {x.min():g} to {x.max():g}{scale(x)}, "
             f"{100 * np.count_nonzero(x) / x.size:.1f}% not zero"
         )
+        if held.real:
+            say(f"          y {y.shape}, {held.what}, values {y.min():g} to {y.max():g}")
+            continue
         counts = np.bincount(y, minlength=held.classes)
-        shown = ", ".join(f"{i}: {n}" for i, n in enumerate(counts[:_WIDEST_TABLE]))
+        shown = ", ".join(
+            f"{class_name(held.names, i)}: {n}" for i, n in enumerate(counts[:_WIDEST_TABLE])
+        )
         more = f", and {held.classes - _WIDEST_TABLE} more" if held.classes > _WIDEST_TABLE else ""
         say(f"          y {y.shape}, {held.classes} classes ({shown}{more})")
-    say(_pictures(held.train[0][:3], held.train[1][:3]))
+    say(_pictures(held.train[0][:3], [held.label(y) for y in held.train[1][:3]]))
     if args.out is not None:
         _write_idx(held, Path(args.out))
         say(f"written to {args.out}: use it with --data {args.out}")
@@ -239,25 +292,27 @@ def _side(inputs: int) -> int | None:
     return side if side * side == inputs and side >= 8 else None
 
 
-def _pictures(x: Array, y: Array) -> str:
+def _pictures(x: Array, labels: Sequence[str]) -> str:
     """A few rows of x side by side as images in ASCII, or as numbers where they are no images."""
     side = _side(x.shape[1])
     low, span = float(x.min()), float(x.max()) - float(x.min())
     if side is None or not span:
         rows = [" ".join(f"{v:g}" for v in row[:10]) + " ..." * (row.size > 10) for row in x]
-        return "\n".join(f"class {label}: {row}" for label, row in zip(y, rows, strict=True))
+        return "\n".join(f"{label}: {row}" for label, row in zip(labels, rows, strict=True))
     width = min(side, 25)  # three fit in 80 columns; a character is about twice as high as wide
     across = np.linspace(0, side - 1, width).round().astype(int)
     down = np.linspace(0, side - 1, (width + 1) // 2).round().astype(int)
     grey = (x.reshape(-1, side, side)[:, down][:, :, across].astype(float) - low) / span
     ink = _INK[(grey * (len(_INK) - 1)).round().astype(int)]
     lines = [" ".join("".join(line) for line in row) for row in ink.transpose(1, 0, 2)]
-    titles = " ".join(f"class {label}".ljust(width) for label in y)
+    titles = " ".join(label[:width].ljust(width) for label in labels)
     return titles.rstrip() + "\n" + "\n".join(line.rstrip() for line in lines).strip("\n")
 
 
 def _write_idx(held: DataSet, folder: Path) -> None:
     """The four files of MNIST's layout, uint8."""
+    if held.real:
+        raise ValueError(f"--out writes labels, but {held.name} has real targets")
     if held.train[0].dtype != np.uint8 or held.test[0].dtype != np.uint8:
         raise ValueError(
             f"--out writes images of uint8 values, but {held.name} holds {held.train[0].dtype}: "

@@ -12,7 +12,8 @@ import numpy as np
 from . import explain as explanations
 from .arrays import check_count
 from .checkpoint import load
-from .commands import check_sizes, check_writable, load_data
+from .classes import class_name
+from .commands import check_writable, fitted, form_options, load_data, predicted
 from .data._files import replacing
 from .errors import unknown
 from .explain.pathsum import MAX_PATHS
@@ -31,8 +32,8 @@ def explain(args: Namespace) -> int:
     if args.html is not None:
         check_writable(args.html, args.file, args.data, *pictures.values())
     examples = check_count(args.examples, "examples")
-    net, data = load(args.file, args.backend), load_data(args.data)
-    check_sizes(args.file, net.sizes, data)
+    net = load(args.file, args.backend)
+    data = fitted(load_data(args.data, form_options(args, net)), net, args.file)
     if args.part not in ("test", "train"):
         raise unknown("part", args.part, ("test", "train"))
     x, y = data.test if args.part == "test" else data.train
@@ -54,8 +55,11 @@ def explain(args: Namespace) -> int:
         rows = slice(i, i + examples)
         page = explanations.explain_page(net, x[rows], y[rows], title=title, checked=health)
 
-    say(f"{data}\n{net}\n{args.part} part, example {i}, class {y[i]}, taken for "
-        f"{net.predict(one[0])[0]}")  # fmt: skip
+    if data.real:
+        taken = " ".join(f"{value:g}" for value in net.backend.asnumpy(net.feedforward(one[0]))[0])
+    else:
+        taken = class_name(net.classes, int(predicted(net, one[0])[0]))
+    say(f"{data}\n{net}\n{args.part} part, example {i}, {data.label(y[i])}, taken for {taken}")
     for name in shown:
         say(f"\n{found[name]}")
     for name, path in pictures.items():

@@ -26,6 +26,7 @@ from .arrays import (
 )
 from .backend import Backend, get_backend
 from .backprop import Gradients
+from .classes import check_classes
 from .cost import Cost, check_pair, example_cost, get_cost
 from .history import History
 from .initialise import Initialiser, draw, get_initialiser
@@ -86,10 +87,15 @@ class Network:
             "tf32" or "bf16" for tensor cores, which round each operand to 11 or 8 significant bits
             and add up in float32. Weights, updates and everything outside ``fit`` stay float32.
 
+    ``classes`` may be set to the names of the classes, which are saved with the network; labels
+    stay numbers everywhere.
+
     Raises:
         ValueError, TypeError: one sentence, for what cannot be a network.
         BackendUnavailable: with the reason and the cure.
     """
+
+    classes: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -141,6 +147,8 @@ class Network:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("weights", "biases"):
             raise AttributeError(f"assign one layer at a time: {name}[i] = array")
+        if name == "classes":
+            value = check_classes(value, self.sizes[-1])
         super().__setattr__(name, value)
 
     @property
@@ -235,8 +243,10 @@ class Network:
     @property
     def is_classifier(self) -> bool:
         """Whether ``predict`` gives classes: all networks but those of one output whose activation
-        leaves [0, 1], such as identity; these are for a regression."""
-        return self.sizes[-1] > 1 or self.activations[-1].in_unit_interval
+        leaves [0, 1], such as identity, and whose classes have no names; these are for a
+        regression."""
+        bounded = self.activations[-1].in_unit_interval
+        return self.sizes[-1] > 1 or bounded or self.classes is not None
 
     @_at_home
     def predict(self, x: Any) -> np.ndarray[Any, Any]:

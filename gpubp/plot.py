@@ -1,8 +1,9 @@
-"""Learning curves as a picture: cost above, accuracy below, over the epochs."""
+"""Learning curves as a picture: cost above, accuracy or R2 below, over the epochs."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from .history import History
@@ -22,15 +23,19 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"cannot plot to {os.fspath(path)}: end its name in .png, .svg or .pdf")
 
 
-def plot_history(history: History, path: str | os.PathLike[str]) -> None:
-    """Draw training cost, validation cost and validation accuracy, those that there are."""
+def plot_history(
+    history: History, path: str | os.PathLike[str], r2: Sequence[float | None] | None = None
+) -> None:
+    """Draw training cost, validation cost and validation accuracy, those that there are; of a
+    regression ``r2`` after each epoch, in the place of accuracy."""
     check_plot(path)
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     has_accuracy = any(accuracy is not None for accuracy in history.validation_accuracy)
-    figure = Figure(figsize=(6.4, 5.6 if has_accuracy else 3.6), dpi=150, layout="constrained")
-    panels = figure.subplots(2 if has_accuracy else 1, 1, sharex=True, squeeze=False)[:, 0]
+    two = r2 is not None or has_accuracy
+    figure = Figure(figsize=(6.4, 5.6 if two else 3.6), dpi=150, layout="constrained")
+    panels = figure.subplots(2 if two else 1, 1, sharex=True, squeeze=False)[:, 0]
     epochs = [row.epoch for row in history]
     marker = "o" if len(history) <= 40 else ""
 
@@ -45,7 +50,10 @@ def plot_history(history: History, path: str | os.PathLike[str]) -> None:
         )
     panels[0].set_ylabel("cost (mean of the examples)")
     panels[0].legend()
-    if has_accuracy:
+    if r2 is not None:
+        curve(panels[1], list(r2), color=_GREEN)
+        panels[1].set_ylabel("validation R2")
+    elif has_accuracy:
         accuracy = [None if a is None else 100 * a for a in history.validation_accuracy]
         curve(panels[1], accuracy, color=_GREEN)
         panels[1].set_ylabel("validation accuracy (%)")

@@ -7,6 +7,7 @@ import shlex
 import statistics
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,24 +17,39 @@ from .arrays import check_count
 from .backend import get_backend
 from .callbacks import EarlyStopping
 from .checkpoint import load
-from .commands import DataSet, Pair, check_sizes, check_writable, load_data, speed
+from .commands import (
+    DataSet,
+    Pair,
+    check_sizes,
+    check_writable,
+    fitted,
+    form_options,
+    load_data,
+    speed,
+)  # fmt: skip
 from .cost import get_cost
 from .history import Epoch, History
 from .initialise import get_initialiser
 from .network import Network
 from .optimiser import UpdateRule
 from .output import say
+from .regression import Targets, squares_of
 from .schedule import Schedule, make_schedule
+from .sgd import Training
 
 _NETWORK_OPTIONS = ("sizes", "activation", "cost", "init", "dtype", "rng")
-_RUN_OPTIONS = ("data", "backend", "precision", "epochs", "learning_rate", "schedule", "nesterov",
-                "l2", "l1", "early_stopping", "plot")  # fmt: skip
+_RATES = {False: 3.0, True: 0.03}  # of a regression: one that unsaturated outputs can stand
+_LARGE = 10.0
+_RUN_OPTIONS = ("data", "delimiter", "decimal", "header", "target", "task", "backend", "precision",
+                "epochs", "learning_rate", "schedule", "nesterov", "l2", "l1", "early_stopping",
+                "plot")  # fmt: skip
 
 
 def train(args: Namespace) -> int:
     """All that can be refused is refused before the data are read and before training begins."""
     # No epochs are an evaluation, whatever the schedule.
-    schedule = make_schedule(args.schedule, args.learning_rate, args.epochs or 1)
+    rate = args.learning_rate
+    make_schedule(args.schedule, _RATES[False] if rate is None else rate, args.epochs or 1)
     callbacks = [EarlyStopping(args.early_stopping)] if args.early_stopping is not None else []
     if args.save is not None:
         check_writable(args.save, args.data)
@@ -51,16 +67,24 @@ def train(args: Namespace) -> int:
     UpdateRule(args.momentum, args.nesterov, args.l2, args.l1)
 
     tell = (lambda text: None) if args.quiet else say
-    data = load_data(args.data)
+    data = load_data(args.data, form_options(args, net))
     tell(str(data))
+    if data.real:
+        _advise_scaling(data, tell)
+    rate = _RATES[data.real] if rate is None else rate
+    schedule = make_schedule(args.schedule, rate, args.epochs or 1)
     if network_options is not None:
         sizes = network_options.pop("sizes")
-        sizes = [data.inputs, 30, data.classes] if sizes is None else sizes
+        sizes = [data.inputs, 30, data.outputs] if sizes is None else sizes
         check_sizes("--sizes", sizes, data)
+        if data.real and not isinstance(network_options["activation"], list):
+            hidden = [network_options["activation"]] * (len(sizes) - 2)
+            network_options["activation"] = [*hidden, get_activation("identity")]
         net = Network(sizes, **network_options)
+        net.classes = data.names
     assert net is not None
     if args.resume is not None:
-        check_sizes(args.resume, net.sizes, data)
+        data = fitted(data, net, args.resume)
     tell(str(net))
     examples, validation = data.train, data.test
     if callbacks or args.schedule == "reduce_on_plateau":
@@ -79,9 +103,12 @@ def train(args: Namespace) -> int:
     if args.plot is not None:
         from .plot import plot_history
 
-        plot_history(net.history, args.plot)
+        plot_history(net.history, args.plot, _r2(net, validation) if data.real else None)
         tell(f"plotted to {args.plot}")
-    summary = [*_best(net.history, kept=bool(callbacks)), f"test {net.evaluate(*data.test)}"]
+    test = net.evaluate(*data.test)
+    summary = [*_best(net.history, bool(callbacks) or data.real, bool(callbacks)), f"test {test}"]
+    if data.real:
+        summary[-1] += f", {Targets(*data.test).judge(net, test.cost)}"
     if len(net.history):
         steps = -(-len(examples[1]) // args.batch_size)
         summary.append(speed(statistics.median(net.history.seconds), steps, len(examples[1])))
@@ -106,7 +133,15 @@ def _fit(
                 tqdm.write(text)  # clears the bar, writes, and draws it again
                 sys.stdout.flush()
 
-        callbacks = [*callbacks, lambda training: write(str(training.history[-1]))]
+        targets = Targets(*validation) if validation[1].dtype.kind == "f" else None
+
+        def row(training: Training) -> None:
+            text, last = str(training.history[-1]), training.history[-1]
+            if targets is not None:
+                text += f"  {targets.judge(training.network, last.validation_cost)}"
+            write(text)
+
+        callbacks = [*callbacks, row]
     try:
         with np.errstate(all="ignore"):  # divergence is told in a sentence of its own
             net.fit(
@@ -124,6 +159,17 @@ def _fit(
         else:
             told = f"saved to {args.save}: continue with {_resume_command(args)}"
         raise KeyboardInterrupt(f"{place}; {told}") from None
+
+
+def _advise_scaling(data: DataSet, tell: Callable[[str], None]) -> None:
+    """A word on values far from unit size, which saturate neurons or make the steps too long."""
+    x, y = data.train
+    largest = 1.0 if x.dtype == np.uint8 else float(np.abs(x).max()), float(np.abs(y).max())
+    if max(largest) > _LARGE:
+        tell(
+            f"note: inputs reach {largest[0]:g} and targets {largest[1]:g}: values of about 1 are "
+            "learnt best; scale the columns, as nothing but images is scaled here"
+        )
 
 
 def _network_options(args: Namespace) -> dict[str, Any]:
@@ -181,13 +227,22 @@ def _hold_out(data: DataSet) -> tuple[Pair, Pair]:
     return (x[:cut], y[:cut]), (x[cut:], y[cut:])
 
 
-def _best(history: History, kept: bool) -> list[str]:
-    """The best epoch in words: by validation cost where its weights were kept, else by accuracy."""
+def _r2(net: Network, validation: Pair) -> list[float | None] | None:
+    """R2 after each epoch, where the cost says it."""
+    targets = Targets(*validation)
+    squares = [squares_of(net.cost, cost) for cost in net.history.validation_cost]
+    r2 = [None if value is None else targets.goodness(value).r2 for value in squares]
+    return r2 if any(value is not None for value in r2) else None
+
+
+def _best(history: History, by_cost: bool, kept: bool) -> list[str]:
+    """The best epoch in words: by validation cost where its weights were kept or where nothing else
+    is to be had, else by accuracy."""
     if not len(history):
         return []
-    if kept:
-        best = min(history, key=_validation_cost)
-        return [f"best epoch {best.epoch} (validation cost {best.validation_cost:.6f}, kept)"]
+    if by_cost:
+        best, text = min(history, key=_validation_cost), ", kept" if kept else ""
+        return [f"best epoch {best.epoch} (validation cost {best.validation_cost:.6f}{text})"]
     best = max(history, key=lambda row: row.validation_accuracy or 0.0)
     if best.validation_accuracy is None:  # the network tells no classes
         return []
@@ -203,5 +258,9 @@ def _resume_command(args: Namespace) -> str:
     for name in _RUN_OPTIONS:
         value = getattr(args, name)
         if value != args.default(name) or name == "epochs":
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            option = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+            if str(value).startswith("-"):
+                words.append(f"{option}={value}")  # alone it would be taken for an option
+            else:
+                words += [option, *([] if isinstance(value, bool) else [str(value)])]
     return shlex.join(words)

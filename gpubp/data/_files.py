@@ -18,7 +18,28 @@ from numpy.typing import NDArray
 from gpubp.errors import DataFormatError
 
 FilePath = str | os.PathLike[str]
-Pair = tuple[NDArray[Any], NDArray[np.int64]]  # x (n, n_in), y (n,)
+Pair = tuple[NDArray[Any], NDArray[Any]]  # x (n, n_in), y (n,), int64 but for real targets
+
+
+class Table(tuple[NDArray[Any], NDArray[Any]]):
+    """The pair ``(x, y)`` read from a text file, to be unpacked as any pair, that also has
+    ``classes``, the names of the labels 0, 1, ... (``None`` where they are numbers themselves or y
+    holds real targets), and ``reading``, how the file was read, in words.
+    """
+
+    classes: tuple[str, ...] | None
+    reading: str
+
+    def __new__(
+        cls, x: NDArray[Any], y: NDArray[Any], classes: tuple[str, ...] | None, reading: str
+    ) -> Table:
+        made = super().__new__(cls, (x, y))
+        made.classes, made.reading = classes, reading
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (*self, self.classes, self.reading)
+
 
 MAX_UNPACKED: Final = 192 << 20
 """Decompressed bytes a compressed array may have unless the caller allows more: half a second of a

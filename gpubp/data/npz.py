@@ -25,6 +25,7 @@ from gpubp.data._files import (
     read_exactly,
     read_upto,
 )
+from gpubp.data._form import check_task
 from gpubp.errors import DataFormatError
 from gpubp.filekind import kind_of
 
@@ -44,15 +45,23 @@ _MAX_NPY_HEADER: Final = 1024  # NumPy's own is 128 bytes for a plain array
 _MAX_DIRECTORY: Final = 1 << 20  # bytes of a zip directory: some ten thousand members
 
 
-def check_pair(path: FilePath, x: NDArray[Any], y: NDArray[Any], what: str = "") -> Pair:
+def check_pair(
+    path: FilePath, x: NDArray[Any], y: NDArray[Any], what: str = "", task: str | None = None
+) -> Pair:
     """x as (n, n_in), y as (n,) int64, or ``DataFormatError`` where they are not examples.
 
     x has at least 2 axes (those after the first are flattened) and finite values; y has one axis
-    of integers from 0; both have the same length, at least 1.
+    of integers from 0, or for a regression one or two of finite numbers, which become floats; both
+    have the same length, at least 1.
     """
-    if y.ndim != 1 or y.dtype.kind not in "iu":
+    real = task == "regression"
+    if y.ndim not in (1, 1 + real) or y.dtype.kind not in ("iuf" if real else "iu"):
         found = f"{y.dtype.name} of shape {y.shape}"
-        raise DataFormatError(path, expected=f"{what}labels as one axis of integers", found=found)
+        wanted = (
+            "targets as one or two axes of numbers" if real else "labels as one axis of integers"
+        )
+        hint = "" if real or y.dtype.kind != "f" else " (real targets: task 'regression')"
+        raise DataFormatError(path, expected=f"{what}{wanted}", found=f"{found}{hint}")
     if x.ndim < 2 or x.dtype.kind not in "iuf":
         found = f"{x.dtype.name} of shape {x.shape}"
         raise DataFormatError(path, expected=f"{what}examples as rows of numbers", found=found)
@@ -64,6 +73,11 @@ def check_pair(path: FilePath, x: NDArray[Any], y: NDArray[Any], what: str = "")
         raise DataFormatError(path, expected=f"at least one {what}example", found=found)
     if x.dtype.kind == "f" and not (np.isfinite(x.min()) and np.isfinite(x.max())):
         raise DataFormatError(path, expected=f"finite {what}examples", found="NaN or infinity")
+    if real:
+        if not (y.size and np.isfinite(y.min()) and np.isfinite(y.max())):
+            raise DataFormatError(path, expected=f"finite {what}targets", found="NaN or infinity")
+        y = y if y.dtype in (np.float32, np.float64) else y.astype(np.float64)
+        return np.ascontiguousarray(x.reshape(len(x), -1)), np.ascontiguousarray(y)
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= 2**63:
         row = int(np.argmax((y < 0) | (y >= 2**63)))
@@ -83,14 +97,18 @@ def check_widths(path: FilePath, train: Pair, test: Pair) -> None:
         )
 
 
-def read_npz(path: FilePath, *, max_bytes: int | None = None) -> tuple[Pair, Pair | None]:
-    """``(train, test)`` from the arrays of an ``.npz`` file, each (x (n, n_in), y (n,) int64).
+def read_npz(
+    path: FilePath, *, max_bytes: int | None = None, task: str | None = None
+) -> tuple[Pair, Pair | None]:
+    """``(train, test)`` from the arrays of an ``.npz`` file, each (x (n, n_in), y (n,) int64), or
+    with ``task="regression"`` y (n,) or (n, k) floats.
 
     The file holds ``x_train``, ``y_train``, ``x_test``, ``y_test`` (as Keras' mnist.npz does), or
     ``x`` and ``y`` (then ``test`` is None); other arrays are not looked at. Images are flattened;
     x keeps its dtype. No pickle is ever loaded. Raises ``DataFormatError`` for anything else, or
     where an array takes more than ``max_bytes`` (by default 192 MiB of a compressed one).
     """
+    check_task(task)
     with open_regular(path) as file:
         archive = _open_archive(file, path)
         names = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -111,6 +129,7 @@ def read_npz(path: FilePath, *, max_bytes: int | None = None) -> tuple[Pair, Pai
                 _read_member(archive, f"x{part}.npy", path, max_bytes),
                 _read_member(archive, f"y{part}.npy", path, max_bytes),
                 f"{part[1:]} " if part else "",
+                task,
             )
             for part in parts
         ]

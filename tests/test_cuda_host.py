@@ -320,7 +320,7 @@ def test_more_data_than_memory_are_streamed(
             net.fit(x, y, **settings)
         else:
             monkeypatch.setattr("gpubp.arrays._CHUNK_BYTES", 64 << 10)
-            with imagined(memory=machine.used + 300_000):
+            with imagined(free=300_000):
                 with pytest.warns(UserWarning, match="stay on the host") as said:
                     net.fit(x, y, **settings, validation=(x, y))
                 assert re.search(r"windows of 1\d\d examples", str(said[0].message))
@@ -336,7 +336,7 @@ def test_more_data_than_memory_are_streamed(
 def test_running_out_of_memory_says_how_much_and_what_to_do(stand_in: Any) -> None:
     x, y = np.zeros((1000, 50), np.float32), np.zeros(1000, int)
     for memory, what in ((100_000, "500 examples of the"), (300_000, "the layers of a mini-batch")):
-        with imagined(memory=machine.used + memory):
+        with imagined(free=memory):
             net = gpubp.Network([50, 300, 2], backend="cuda", rng=0)
             with pytest.raises(DeviceMemoryError, match=what) as caught:
                 net.fit(x, y, epochs=1, batch_size=500, learning_rate=1.0)
@@ -344,9 +344,9 @@ def test_running_out_of_memory_says_how_much_and_what_to_do(stand_in: Any) -> No
         assert re.search(r"need [\d,]+ bytes on the GPU, which has [\d,]+ free", str(caught.value))
         assert "\n" not in str(caught.value)
     too_large = pytest.raises(MemoryError, match=r"sizes=\[50, 3000, 2\] are .* bytes of float32")
-    with imagined(memory=machine.used + 100_000), too_large:
+    with imagined(free=100_000), too_large:
         gpubp.Network([50, 3000, 2], backend="cuda")
-    with imagined(memory=machine.used + 60_000):
+    with imagined(free=60_000):
         net = gpubp.Network([50, 3, 2], backend="cuda", rng=0)
         on_device = stand_in.asarray(x.astype(np.uint8))
         with pytest.raises(DeviceMemoryError, match=r"the training data need .* pass x as uint8"):

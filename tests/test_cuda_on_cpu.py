@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from cuda_on_cpu import build, known_bugs
 from cuda_on_cpu.cupy_on_cpu import installed
-from cuda_on_cpu.device import CUDARuntimeError, KernelError, OutOfMemoryError, imagined, machine
+from cuda_on_cpu.device import CUDARuntimeError, KernelError, OutOfMemoryError, imagined
 from cuda_on_cpu.launch import SCHEDULES
 
 BUGS = Path(known_bugs.__file__)
@@ -428,9 +428,31 @@ def test_an_imagined_machine(cupy: Any) -> None:
                 f((1,), (1,), (out,))
     with imagined(compute_capability="60"):
         assert cupy.cuda.Device(0).compute_capability == "60"
-    with imagined(memory=machine.used + 1000):
+    with imagined(free=1000):
         kept = [cupy.zeros(100, np.float32)]
         with pytest.raises(OutOfMemoryError, match="800 bytes"):
             kept.append(cupy.zeros(100))
         kept.clear()
         cupy.zeros(100)
+
+
+def test_freed_memory_stays_for_the_stream_it_was_allocated_on(cupy: Any) -> None:
+    """CuPy's pool gives a block back to its stream, whose next user comes after what waits there;
+    another stream may be using it already."""
+    f = kernel(cupy, "out[0] = *x;", "const float* x, float* out")
+    stream, other = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    out = cupy.zeros(1, np.float32)
+    cupy.cuda.get_current_stream().synchronize()
+    for home, right in ((stream, True), (other, False)):
+        with home:
+            x = cupy.full(1, 7, np.float32)
+        home.synchronize()
+        with stream:
+            f((1,), (1,), (x, out))
+        del x
+        if right:
+            stream.synchronize()
+            assert out.get()[0] == 7
+        else:
+            with pytest.raises(KernelError, match="memory that was freed before its turn came"):
+                stream.synchronize()

@@ -32,9 +32,10 @@ MODE = os.environ.get("GPUBP_CUDA_ON_CPU", "plain")
 _SANITIZER = {"thread": "tsan", "address": "asan"}
 _MODES = {
     "plain": ["-O1"],
-    "thread": ["-O1", "-g", "-fsanitize=thread", "-Wno-tsan"],
+    "thread": ["-O1", "-g1", "-fsanitize=thread", "-Wno-tsan"],
     # -fno-sanitize=vptr: plain functions have none, and it would need another library.
-    "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize=vptr",
+    # -O0: to compile takes half the time, and longer than to run.
+    "address": ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize=vptr",
                 "-fno-sanitize-recover=all"],
 }  # fmt: skip
 _COMMON = ["-std=c++17", "-fPIC", "-fno-strict-aliasing", "-fno-exceptions",

@@ -10,6 +10,7 @@ waited) is an error here.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -87,8 +88,16 @@ machine = Machine()
 
 
 @contextmanager
-def imagined(**settings: Any) -> Iterator[Machine]:
-    """The machine with these settings, for the length of a ``with`` block."""
+def imagined(*, free: int | None = None, **settings: Any) -> Iterator[Machine]:
+    """The machine with these settings, for the length of a ``with`` block; ``free``: so many bytes
+    of memory beside what is in use.
+
+    In use is what somebody holds. Arrays that only a circle of references keeps alive are garbage,
+    which Python collects when it likes; it is made to, so that ``free`` is the same each time.
+    """
+    if free is not None:
+        gc.collect()
+        settings["memory"] = machine.used + free
     before = {name: getattr(machine, name) for name in settings}
     try:
         for name, value in settings.items():
@@ -112,7 +121,8 @@ class Memory:
         self.bytes[: nbytes // 4 * 4].reshape(-1, 4)[...] = NAN_BYTES
         self.bytes[nbytes // 4 * 4 :] = 0xAD
         machine.used += nbytes
-        weakref.finalize(self, _released, nbytes)
+        self.stream = current_stream()  # which the pool gives it back to
+        weakref.finalize(self, _released, nbytes, self.bytes)
         self.written = 0  # the machine's count at the last write on the default stream
 
     @property
@@ -120,8 +130,15 @@ class Memory:
         return int(self.bytes.ctypes.data)
 
 
-def _released(nbytes: int) -> None:
+# What has been freed while work was still waiting in a stream, which may be to use it: CuPy's pool
+# keeps a block for the stream that it was allocated on, whose next user comes after that work.
+_lingering: list[Any] = []
+
+
+def _released(nbytes: int, pages: Any) -> None:
     machine.used -= nbytes
+    if any(stream.queue for stream in Stream._streams):
+        _lingering.append(pages)
 
 
 # Streams, events, graphs
@@ -160,6 +177,8 @@ class Stream:
         """Do all that waits in this stream."""
         while self.queue:
             self.queue.pop(0)()
+        if not any(stream.queue for stream in list(Stream._streams)):
+            _lingering.clear()
 
     def synchronize(self) -> None:
         machine.refuse_in_capture("a synchronisation")

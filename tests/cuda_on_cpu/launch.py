@@ -89,9 +89,16 @@ class Function:
         values, memory = self._arguments(args)
         stream = current_stream() if stream is None else stream
 
-        touched = [weakref.ref(each) for each in memory]  # a launch keeps nothing alive
+        # A launch keeps nothing alive.
+        touched = [weakref.ref(each) for each in memory]
+        elsewhere = [weakref.ref(each) for each in memory if each.stream is not stream]
 
         def work() -> None:
+            if any(each() is None for each in elsewhere):
+                raise KernelError(
+                    f"{self.name}: uses memory that was freed before its turn came, and that was "
+                    "allocated on another stream, which may have given it to somebody else by then"
+                )
             self._run(grid, block, values, shared_mem)
             for each in touched:
                 if (still := each()) is not None and not untouched(still.behind):

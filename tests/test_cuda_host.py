@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -330,6 +331,31 @@ def test_more_data_than_memory_are_streamed(
     np.testing.assert_array_equal(flat(nets[0]), flat(nets[1]))
     costs = [net.history.cost for net in nets]
     np.testing.assert_allclose(costs[0], costs[1], rtol=1e-15)
+
+
+@needs_compiler
+@pytest.mark.parametrize("which", ["graph", "cooperative", "resident"])
+def test_many_windows_of_one_run_do_not_overtake_each_other(
+    which: str, stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two page-locked buffers for seven windows: none is filled anew before it has been copied."""
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", which)
+    monkeypatch.setattr(cuda("feed"), "_WINDOW_BYTES", 5_000)
+    rng, sizes = np.random.default_rng(5), (50, 3, 2)
+    x, y = rng.integers(0, 256, (600, 50), np.uint8), rng.integers(0, 2, 600)
+    sigma = (ACTIVATIONS["sigmoid"],) * 2
+    plan = Plan(sizes, sigma, COSTS["quadratic"], 6, "float64")
+    found = []
+    for free in (1 << 30, 40_000):
+        parameters = Parameters(stand_in, sizes, "float64")
+        parameters.flat[...] = stand_in.asarray(np.linspace(-1, 1, parameters.flat.size))
+        with imagined(free=free), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stepper = gpubp.get_backend("cuda").kernels.Stepper(plan, parameters, x, y)
+            assert (stepper._feed.rows < 100) == (free < 1 << 30)
+            stepper.run(np.random.default_rng(6).permutation(600), 0.5)
+        found.append(parameters.flat.get())
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 @needs_compiler

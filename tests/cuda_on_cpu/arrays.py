@@ -147,11 +147,12 @@ class ndarray(NDArrayOperatorsMixin):  # CuPy's name
         return compute(getattr(ufunc, method), inputs, named)
 
     def __getitem__(self, index: Any) -> ndarray:
+        if _is_basic(index):  # a view: nothing happens on the device, and nobody waits
+            parts = index if isinstance(index, tuple) else (index,)
+            whole = parts if Ellipsis in parts else (*parts, ...)  # of no dimensions: still a view
+            return ndarray._view(self._array[whole], self._memory)
         _ready(self)
-        found = self._array[_host_index(index)]
-        if np.shares_memory(found, self._array) or not found.size:
-            return ndarray._view(found, self._memory)
-        return on_device(found)
+        return on_device(self._array[_host_index(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.ndim:
@@ -249,6 +250,15 @@ def _host(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(map(_host, value))
     return value
+
+
+def _is_basic(index: Any) -> bool:
+    """Whether NumPy and CuPy answer this index with a view."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(
+        part is None or part is Ellipsis or isinstance(part, slice | int | np.integer)
+        for part in parts
+    )
 
 
 def _host_index(index: Any) -> Any:

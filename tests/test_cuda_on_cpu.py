@@ -5,6 +5,7 @@ And the stand-in for cupy: it refuses what CuPy or CUDA refuses, and what neithe
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import time
@@ -456,3 +457,71 @@ def test_freed_memory_stays_for_the_stream_it_was_allocated_on(cupy: Any) -> Non
         else:
             with pytest.raises(KernelError, match="memory that was freed before its turn came"):
                 stream.synchronize()
+
+
+def test_what_a_table_points_to_is_used_as_an_argument_is(cupy: Any) -> None:
+    """As the resident kernel's table of networks: written on the default stream and not waited for,
+    or on another device, is seen."""
+    code = """struct Row { const float* x; float* out; };
+        extern "C" __global__ void kernel(const Row* table) { table->out[0] = *table->x; }"""
+    f = cupy.RawModule(code=code).get_function("kernel")
+    stream = cupy.cuda.Stream(non_blocking=True)
+
+    def launch(x: Any, out: Any) -> None:
+        words = np.array([x.data.ptr, out.data.ptr], np.uint64).view(np.uint8)
+        with stream:
+            table = cupy.empty(16, np.uint8)
+            table.set(words, stream=stream)
+            f((1,), (1,), (table,))
+        stream.synchronize()
+
+    x, out = cupy.full(1, 7, np.float32), cupy.zeros(1, np.float32)
+    cupy.cuda.get_current_stream().synchronize()
+    launch(x, out)
+    assert out.get()[0] == 7
+    x.fill(8)
+    with pytest.raises(KernelError, match=r"by a table of addresses: .* nobody has waited"):
+        launch(x, out)
+    with imagined(devices=2):
+        with cupy.cuda.Device(1):
+            there = cupy.zeros(1, np.float32)
+            cupy.cuda.get_current_stream().synchronize()
+        with pytest.raises(KernelError, match="uses memory of device 1"):
+            launch(there, out)
+
+
+def test_work_in_a_dropped_stream_is_missed(cupy: Any) -> None:
+    f = kernel(cupy, "out[0] = 1;", "float* out")
+    out = cupy.zeros(1, np.float32)
+    cupy.cuda.get_current_stream().synchronize()
+
+    def run(waits: bool) -> None:
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            f((1,), (1,), (out,))
+        if waits:
+            stream.synchronize()
+        del stream
+        gc.collect()  # what waits knows its stream: a circle
+
+    with imagined():
+        run(waits=True)
+    with pytest.raises(KernelError, match="left in a stream that was dropped"), imagined():
+        run(waits=False)
+
+
+def test_devices_may_differ(cupy: Any) -> None:
+    runtime, device = cupy.cuda.runtime, cupy.cuda.Device
+    with imagined(devices=2, second={"multiprocessors": 3, "compute_capability": "80"}):
+        found = [runtime.getDeviceProperties(i) for i in range(2)]
+        assert [p["multiProcessorCount"] for p in found] == [8, 3]
+        assert [p["major"] for p in found] == [9, 8]
+        assert [device(i).compute_capability for i in range(2)] == ["90", "80"]
+        with device(1):
+            stream = cupy.cuda.Stream(non_blocking=True)
+            assert device().attributes["MultiProcessorCount"] == 3
+        f = kernel(cupy, "out[0] = 1;", "float* out")
+        out = cupy.zeros(1, np.float32)
+        cupy.cuda.get_current_stream().synchronize()
+        with stream, pytest.raises(KernelError, match="in a stream of device 1"):
+            f((1,), (1,), (out,))

@@ -119,10 +119,11 @@ def _driver_version() -> int:
 
 def _properties(index: int) -> dict[str, Any]:
     Device(index)._check()
-    major, minor = divmod(int(machine.compute_capability), 10)
+    major, minor = divmod(int(machine.of("compute_capability", index)), 10)
     return {
         "name": b"imagined GPU", "major": major, "minor": minor,
-        "totalGlobalMem": machine.memory, "multiProcessorCount": machine.multiprocessors,
+        "totalGlobalMem": machine.memory,
+        "multiProcessorCount": machine.of("multiprocessors", index),
         "sharedMemPerBlockOptin": (227 if major >= 9 else 163) << 10,
     }  # fmt: skip
 
@@ -231,6 +232,7 @@ def installed() -> Iterator[ModuleType]:
             sys.modules.pop(name, None)
         sys.modules.update(before)
         _forget()
+        device.forget_work()
 
 
 def _forget() -> None:

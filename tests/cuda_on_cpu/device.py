@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
+from . import addresses
 from .guarded import guarded_bytes
 
 NAN_BYTES = np.array([0x7FF8DEAD], np.uint32).view(np.uint8)  # NaN as float32 and as float64
@@ -53,8 +54,9 @@ class Machine:
     devices: int = 1
     driver: int = 13000  # 0: no driver is installed
     compute_capability: str = "90"
-    memory: int = 80 << 30
+    memory: int = 80 << 30  # of all devices together
     multiprocessors: int = 8  # few: then each has several tiles, and there are fewer fibers
+    second: Mapping[str, Any] = field(default_factory=dict)  # how cuda:1 differs from the others
     schedule: str = "greedy"  # of launch.SCHEDULES; "all" takes the next one each launch
     defines: tuple[str, ...] = ()  # added to every compilation: mutants
     collected: dict[str, str] | None = None  # text -> kernel; then nothing is compiled or launched
@@ -64,6 +66,11 @@ class Machine:
     capturing: Stream | None = None
     written: int = 0  # counts writes on the default stream, and how many of them were waited for
     waited: int = 0
+
+    def of(self, name: str, index: int | None = None) -> Any:
+        """The compute capability or the multiprocessors of a device, by default the current one."""
+        given = self.second if (self.current if index is None else index) == 1 else {}
+        return given.get(name, getattr(self, name))
 
     def check(self) -> None:
         """Raise as the first CUDA call of a program does where there is no GPU."""
@@ -102,7 +109,10 @@ def imagined(*, free: int | None = None, **settings: Any) -> Iterator[Machine]:
     try:
         for name, value in settings.items():
             setattr(machine, name, value)
+        _lost.clear()
         yield machine
+        if _lost:
+            raise KernelError(_lost[0])
     finally:
         for name, value in before.items():
             setattr(machine, name, value)
@@ -122,6 +132,7 @@ class Memory:
         self.bytes[nbytes // 4 * 4 :] = 0xAD
         machine.used += nbytes
         self.stream = current_stream()  # which the pool gives it back to
+        addresses.register(self)
         weakref.finalize(self, _released, nbytes, self.bytes)
         self.written = 0  # the machine's count at the last write on the default stream
 
@@ -143,6 +154,8 @@ def _released(nbytes: int, pages: Any) -> None:
 
 # Streams, events, graphs
 
+_lost: list[str] = []  # what became of work that nobody waited for
+
 
 class Stream:
     """As cupy.cuda.Stream. The default stream acts at once; any other at the last moment."""
@@ -159,7 +172,13 @@ class Stream:
         self.recorded: list[Node] | None = None
         self.ptr = 0 if null else id(self)
         self._before: list[Stream] = []
+        self.device = machine.current
         Stream._streams.add(self)
+
+    def __del__(self) -> None:
+        # A GPU would still do what waits here; of a stream that is gone, nobody here ever will.
+        if getattr(self, "queue", None):
+            _lost.append(f"{len(self.queue)} things were left in a stream that was dropped")
 
     def __enter__(self) -> Stream:
         self._before.append(_Current.stream)
@@ -242,6 +261,14 @@ def _flush_blocking() -> None:
             stream.flush()
 
 
+def forget_work() -> None:
+    """What a test has left behind in a stream is not the next one's."""
+    for stream in list(Stream._streams):
+        stream.queue.clear()
+    _lingering.clear()
+    _lost.clear()
+
+
 def synchronize_device() -> None:
     machine.refuse_in_capture("a synchronisation")
     for stream in list(Stream._streams):
@@ -277,7 +304,7 @@ class Event:
 
 
 class Device:
-    """As cupy.cuda.Device; the devices are alike, and each has all of the machine's memory."""
+    """As cupy.cuda.Device; the devices share the machine's memory."""
 
     def __init__(self, device: int | None = None) -> None:
         self.id = machine.current if device is None else int(device)
@@ -318,7 +345,7 @@ class Device:
     @property
     def compute_capability(self) -> str:
         self._check()
-        return machine.compute_capability
+        return str(machine.of("compute_capability", self.id))
 
     @property
     def mem_info(self) -> tuple[int, int]:
@@ -329,7 +356,7 @@ class Device:
     def attributes(self) -> dict[str, int]:
         self._check()
         return {
-            "MultiProcessorCount": machine.multiprocessors,
+            "MultiProcessorCount": machine.of("multiprocessors", self.id),
             "MaxSharedMemoryPerBlockOptin": 227 << 10,
         }
 
@@ -392,9 +419,18 @@ def submit(work: Callable[[], None], memory: Sequence[Memory], name: str, stream
         for m in memory:
             m.written = machine.written
     for m in memory:
-        check_written(m, stream, name)
-        if m.device != machine.current:
-            raise KernelError(
-                f"{name}: runs on device {machine.current} and uses memory of device {m.device}"
-            )
+        check_usable(m, stream, name)
+    if stream.device != machine.current and not stream.is_null:
+        raise KernelError(
+            f"{name}: runs on device {machine.current}, in a stream of device {stream.device}"
+        )
     stream.issue(work)
+
+
+def check_usable(memory: Memory, stream: Stream, name: str) -> None:
+    """Whether what runs on the current device, in this stream, may use that memory."""
+    check_written(memory, stream, name)
+    if memory.device != machine.current:
+        raise KernelError(
+            f"{name}: runs on device {machine.current} and uses memory of device {memory.device}"
+        )

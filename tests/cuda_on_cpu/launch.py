@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from . import build
+from .addresses import named_in
 from .device import (
     CUDARuntimeError,
     KernelError,
     Memory,
     Stream,
+    check_usable,
     current_stream,
     machine,
     submit,
@@ -91,6 +93,9 @@ class Function:
 
         # A launch keeps nothing alive.
         touched = [weakref.ref(each) for each in memory]
+        parameters = self._kernel.parameters
+        of_structs = [i for i in range(self._kernel.count) if parameters[i].kind == b"V"]
+        tables = [weakref.ref(args[i]._memory) for i in of_structs if hasattr(args[i], "_memory")]
         elsewhere = [weakref.ref(each) for each in memory if each.stream is not stream]
 
         def work() -> None:
@@ -99,6 +104,9 @@ class Function:
                     f"{self.name}: uses memory that was freed before its turn came, and that was "
                     "allocated on another stream, which may have given it to somebody else by then"
                 )
+            for table in tables:
+                for named in named_in(table()) if table() is not None else ():
+                    check_usable(named, stream, f"{self.name}, by a table of addresses")
             self._run(grid, block, values, shared_mem)
             for each in touched:
                 if (still := each()) is not None and not untouched(still.behind):
@@ -119,17 +127,19 @@ class Function:
                 self._invalid(f"{name}={tuple(dims)}")
             found.append(dims)
         threads, most = int(np.prod(found[1])), self._kernel.most_threads
-        if self._cooperative and int(np.prod(found[0])) > machine.multiprocessors:
+        multiprocessors = machine.of("multiprocessors")
+        if self._cooperative and int(np.prod(found[0])) > multiprocessors:
             raise KernelError(
                 f"{self.name}: {found[0]} blocks of a cooperative launch on "
-                f"{machine.multiprocessors} multiprocessors: where they do not fit, CuPy launches "
+                f"{multiprocessors} multiprocessors: where they do not fit, CuPy launches "
                 "fewer"
             )
         if threads > most:
             self._invalid(f"{threads} threads a block, at most {most}")
         cluster = self._kernel.cluster
-        if cluster > 1 and int(machine.compute_capability) < 90:
-            self._invalid(f"no clusters on compute capability {machine.compute_capability}")
+        capability = machine.of("compute_capability")
+        if cluster > 1 and int(capability) < 90:
+            self._invalid(f"no clusters on compute capability {capability}")
         if found[0][0] % cluster or cluster > 8:
             self._invalid(f"grid={tuple(found[0])} in clusters of {cluster}, which may be up to 8")
         if not 0 <= shared_mem <= self.max_dynamic_shared_size_bytes:

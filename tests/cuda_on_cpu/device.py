@@ -10,6 +10,9 @@ waited) is an error here.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,7 +101,12 @@ def imagined(**settings: Any) -> Iterator[Machine]:
 
 
 class Memory:
-    """Bytes on the device, of exactly the size asked for, full of NaN."""
+    """Bytes on the device, of exactly the size asked for, full of NaN.
+
+    What a kernel does beyond them must not reach this process: they end, to the 16 bytes that every
+    array is aligned to, at a page that nobody may touch, and begin behind one. What is left of
+    their own pages on either side is NaN, and ``check_bounds`` sees whether it still is. Under a
+    sanitizer they come from malloc, whose every byte it watches."""
 
     def __init__(self, nbytes: int) -> None:
         machine.check()
@@ -106,7 +114,13 @@ class Memory:
         if machine.used + nbytes > machine.memory:
             raise OutOfMemoryError(nbytes, machine.used)
         self.device = machine.current
-        self.bytes = np.empty(nbytes, np.uint8)
+        if _SANITIZED:
+            self._pages, self._begin = np.empty(nbytes, np.uint8), 0
+        else:
+            self._pages = _between_guards(nbytes)
+            self._begin = (self._pages.size - nbytes) // _ALIGNMENT * _ALIGNMENT
+        self._end = self._begin + nbytes
+        self.bytes = self._pages[self._begin : self._end]
         self.bytes[: nbytes // 4 * 4].reshape(-1, 4)[...] = NAN_BYTES
         self.bytes[nbytes // 4 * 4 :] = 0xAD
         machine.used += nbytes
@@ -116,6 +130,34 @@ class Memory:
     @property
     def ptr(self) -> int:
         return int(self.bytes.ctypes.data)
+
+    def check_bounds(self, name: str) -> None:
+        """Raise if something was written beside the array, as ``name`` was the last to do."""
+        for beside in (self._pages[: self._begin], self._pages[self._end :]):
+            if (beside != 0xFF).any():
+                raise KernelError(f"{name}: something was written out of an array's bounds")
+
+
+_SANITIZED = os.environ.get("GPUBP_CUDA_ON_CPU", "plain") != "plain"
+_ALIGNMENT = 16  # of the longest reads and writes of a kernel
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _between_guards(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """As many pages as these bytes need, full of NaN, with a page before and behind that ends any
+    program that touches it."""
+    page = mmap.PAGESIZE
+    size = -(-max(nbytes, 1) // page) * page
+    # Not shared: what a child of a fork writes is its own.
+    mapped = mmap.mmap(-1, size + 2 * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    whole = np.frombuffer(mapped, np.uint8)  # keeps the mapping
+    for guard in (whole.ctypes.data, whole.ctypes.data + page + size):
+        if _libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0):
+            raise OSError(ctypes.get_errno(), "mprotect failed")
+    pages = whole[page : page + size]
+    pages[: size - nbytes] = 0xFF
+    pages[size - _ALIGNMENT :] = 0xFF
+    return pages
 
 
 def _released(nbytes: int) -> None:
@@ -363,8 +405,18 @@ def submit(work: Callable[[], None], memory: Sequence[Memory], name: str, stream
             f"operation would make the legacy stream depend on a capturing blocking stream ({name} "
             "is on another stream than the one that is captured)",
         )  # fmt: skip
+
+    def within_bounds(touched: Sequence[Memory]) -> None:
+        work()
+        for m in touched:
+            m.check_bounds(name)
+
+    def replayed() -> None:
+        within_bounds([m for each in uses if (m := each()) is not None])
+
+    uses = [weakref.ref(m) for m in memory]  # a graph does not keep what it uses
     if stream.recorded is not None:
-        stream.recorded.append(Node(work, [weakref.ref(m) for m in memory], name))
+        stream.recorded.append(Node(replayed, uses, name))
         return
     if stream.is_null:
         machine.written += 1
@@ -376,4 +428,5 @@ def submit(work: Callable[[], None], memory: Sequence[Memory], name: str, stream
             raise KernelError(
                 f"{name}: runs on device {machine.current} and uses memory of device {m.device}"
             )
-    stream.issue(work)
+    # CuPy's pool gives a freed block to later work of its stream alone: it is there until then.
+    stream.issue(lambda: within_bounds(memory))

@@ -146,12 +146,10 @@ RACES = [mutant for mutant in MUTANTS if "BARRIER" in mutant or "BUFFER" in muta
 
 @pytest.mark.parametrize("cases", dict.fromkeys(map(telling, MUTANTS)), ids=", ".join)
 def test_the_judge_is_fair(cases: tuple[str, ...]) -> None:
-    """What no kernel asks about changes nothing, and is no mutant caught, in any of these ways."""
+    """What no kernel asks about is no mutant caught; of the sanitizers the clean runs above say it."""
     assert len(MUTANTS) >= 6
-    for mode in ("numbers", "thread", "address"):
-        if mode == "numbers" or not build.missing(mode):
-            verdict = tried(mode, cases, ("NO_MUTANT",))["NO_MUTANT"]
-            assert reason(verdict) is None, verdict
+    verdict = tried("numbers", cases, ("NO_MUTANT",))["NO_MUTANT"]
+    assert reason(verdict) is None, verdict
 
 
 @pytest.mark.parametrize("file", sorted(set(MUTANTS.values())))

@@ -146,7 +146,7 @@ RACES = [mutant for mutant in MUTANTS if "BARRIER" in mutant or "BUFFER" in muta
 
 @pytest.mark.parametrize("cases", dict.fromkeys(map(telling, MUTANTS)), ids=", ".join)
 def test_the_judge_is_fair(cases: tuple[str, ...]) -> None:
-    """What no kernel asks about is no mutant caught; of the sanitizers the clean runs above say it."""
+    """What no kernel asks about is no mutant caught; the clean runs above say it of sanitizers."""
     assert len(MUTANTS) >= 6
     verdict = tried("numbers", cases, ("NO_MUTANT",))["NO_MUTANT"]
     assert reason(verdict) is None, verdict

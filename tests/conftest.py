@@ -36,6 +36,9 @@ def _cuda() -> list[Any]:
 
 CUDA = _cuda()
 _LONG = {"long_on_the_stand_in": "cuda-on-cpu", "long_on_the_chip": "panels-cuda-on-cpu"}
+_FIRST = {
+    name: place for place, name in enumerate(["test_cuda_gates", "test_cuda_compile"])
+}  # by far the longest files
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,6 +67,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if os.environ.get("GPUBP_EVERYTHING") != "1":
         config.hook.pytest_deselected(items=[item for item in items if not runs(item)])
         items[:] = filter(runs, items)
+    # What takes longest begins first, so that no worker ends alone; xdist shares out single tests,
+    # and files stay together for what they compute once.
+    items.sort(key=lambda item: _FIRST.get(item.path.stem, len(_FIRST)))
 
 
 @contextmanager

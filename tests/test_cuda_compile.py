@@ -165,7 +165,10 @@ def check(arch: str, kernels: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_measured_networks_fit(arch: str) -> None:
-    check(arch, texts(measured()))
+    """On sm_90 each; on the others every fifth, which has all sizes but one and each arithmetic in
+    turn, and under GPUBP_EVERYTHING=1, as .ci/run asks, each too."""
+    step = 1 if EVERYTHING or arch == "sm_90" else 5
+    check(arch, texts(itertools.islice(measured(), 0, None, step)))
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -7,7 +7,11 @@ without its sanitizers, these tests are skipped with the reason.
 
 from __future__ import annotations
 
+import ast
+import json
+import signal
 import sys
+import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -112,52 +116,123 @@ def telling(mutant: str) -> tuple[str, ...]:
     return _TELLING_OF.get(MUTANTS[mutant], _TELLING)
 
 
-# A mutant may do anything to the process it runs in, also never end: then that is the verdict. On
-# clean kernels the longest of these processes takes a tenth of it.
-MUTANT_SECONDS = 120.0
+Verdict = tuple[int, str]  # exit status, stderr
 
 
-def caught_by_numbers(mutant: str) -> str | None:
-    """What the numbers gate says of this mutant, in a process of its own that may die of it."""
-    command = [sys.executable, str(GATE), f"-D{mutant}", "--numbers", *telling(mutant)]
-    done = build.judged(command, MUTANT_SECONDS)
-    lines = done.stderr.strip().splitlines()
-    return (lines[-1] if lines else f"exit {done.returncode}") if done.returncode else None
+@cache
+def tried(mode: str, cases: tuple[str, ...], mutants: tuple[str, ...]) -> dict[str, Verdict]:
+    """What became of each of these mutants; "numbers" judges what they compute, a sanitizer ends
+    them at its first report."""
+    numbers = mode == "numbers"
+    command = [sys.executable, str(GATE), *cases, *(f"-D{mutant}" for mutant in mutants)]
+    environment = build.environment("plain" if numbers else mode, first=True)
+    limit = (len(mutants) + 1) * gate.LIMIT
+    done = build.run(command + ["--numbers"] * numbers, limit, environment)
+    assert done.returncode == 0, done.stderr[-5000:]
+    found: dict[str, Verdict] = {m: tuple(each) for m, each in json.loads(done.stdout).items()}
+    return found
 
 
-def caught_by_sanitizer(mode: str, mutant: str) -> str | None:
-    """What the sanitizer says of this mutant, in one line."""
-    if build.missing(mode):
-        return None
-    done = build.sanitized(
-        mode, GATE, f"-D{mutant}", *telling(mutant), first=True, seconds=MUTANT_SECONDS
-    )
-    lines = [line for line in done.stderr.splitlines() if "SUMMARY" in line or "error:" in line]
-    return lines[0].strip() if done.returncode and lines else None
+def reason(verdict: Verdict) -> str | None:
+    """Why this mutant counts as caught, in one line: a report, a wrong number, a death."""
+    status, said = verdict
+    assert "CompileError" not in said, said
+    lines = said.strip().splitlines()
+    reports = [line for line in lines if "SUMMARY" in line or "error:" in line]
+    return (reports or lines[-1:] or [f"exit {status}"])[0].strip() if status else None
 
 
-def test_there_are_mutants_and_their_judge_is_fair() -> None:
+RACES = [mutant for mutant in MUTANTS if "BARRIER" in mutant or "BUFFER" in mutant]
+
+
+@pytest.mark.parametrize("cases", dict.fromkeys(map(telling, MUTANTS)), ids=", ".join)
+def test_the_judge_is_fair(cases: tuple[str, ...]) -> None:
+    """What no kernel asks about is no mutant caught; the clean runs above say it of sanitizers."""
     assert len(MUTANTS) >= 6
-    telling_of_all = dict.fromkeys(name for mutant in MUTANTS for name in telling(mutant))
-    assert gate.judge(list(telling_of_all), ()) is None
+    verdict = tried("numbers", cases, ("NO_MUTANT",))["NO_MUTANT"]
+    assert reason(verdict) is None, verdict
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_mutant_is_caught(mutant: str) -> None:
-    """One that takes out a barrier or a buffer is a race; any other is wrong or out of bounds."""
-    if "BARRIER" in mutant or "BUFFER" in mutant:
+@pytest.mark.parametrize("file", sorted(set(MUTANTS.values())))
+def test_mutants_are_caught(file: str) -> None:
+    """One that takes out a barrier or a buffer is a race; any other is wrong or out of bounds, or
+    does not live to say so."""
+    ours = [mutant for mutant in MUTANTS if MUTANTS[mutant] == file]
+    cases = telling(ours[0])
+    if races := tuple(mutant for mutant in ours if mutant in RACES):
         needs("thread")
-        race = caught_by_sanitizer("thread", mutant)
-        assert race is not None, "no race is reported"
-        assert "data race" in race
-        assert "kernel.cu" in race
-    else:
-        wrong = caught_by_numbers(mutant)
-        assert wrong or caught_by_sanitizer("address", mutant), "no gate stops it"
+        for mutant, verdict in tried("thread", cases, races).items():
+            assert reason(verdict) is not None, f"{mutant}: no race is reported"
+            if verdict[0] > 0:  # it did not die of it first
+                assert "data race" in verdict[1], f"{mutant}: {verdict}"
+                assert "kernel.cu" in verdict[1], f"{mutant}: {verdict}"
+    if others := tuple(mutant for mutant in ours if mutant not in RACES):
+        numbers = tried("numbers", cases, others)
+        survivors = tuple(mutant for mutant in others if not reason(numbers[mutant]))
+        if survivors and not build.missing("address"):
+            address = tried("address", cases, survivors)
+            survivors = tuple(mutant for mutant in survivors if not reason(address[mutant]))
+        assert not survivors, f"no gate stops {survivors}"
 
 
 def test_schedules_show_most_missing_barriers_too() -> None:
     """Without ThreadSanitizer the numbers alone find all but a few of the races."""
-    races = [mutant for mutant in MUTANTS if "BARRIER" in mutant or "BUFFER" in mutant]
-    found = {mutant: caught_by_numbers(mutant) for mutant in races}
-    assert sum(wrong is not None for wrong in found.values()) >= 0.6 * len(races), found
+    found: dict[str, Verdict] = {}
+    for cases in dict.fromkeys(map(telling, RACES)):
+        found |= tried("numbers", cases, tuple(m for m in RACES if telling(m) == cases))
+    wrong = {mutant: reason(verdict) for mutant, verdict in found.items()}
+    assert sum(map(bool, wrong.values())) >= 0.6 * len(RACES), wrong
+
+
+# Each in a child of a small process, with a limit of 2 s of CPU time.
+_ALONE = """
+import ctypes, sys, time
+sys.path.insert(0, {folder!r})
+import numpy as np
+from cuda_on_cpu import gate
+from cuda_on_cpu.cupy_on_cpu import installed
+gate.CPU_LIMIT, gate.LIMIT = 2, {limit}
+def write(at):
+    with installed() as cupy:
+        x = cupy.zeros(999, np.float32)  # 96 bytes before it, 4 behind
+        kernel = cupy.RawModule(code='extern "C" __global__ void kernel(float* x, int i)'
+                                     '{{ x[i] = 1; }}').get_function("kernel")
+        kernel((1,), (1,), (x, np.int32(at)))
+def endless():
+    while True:
+        pass
+print(gate.alone(lambda: {work}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        ("write(998)", None),
+        ("write(999)", "KernelError: kernel: something was written out of an array's bounds"),
+        ("write(-1)", "KernelError: kernel: something was written out of an array's bounds"),
+        ("write(1000)", "SIGSEGV"),
+        ("write(-25)", "SIGSEGV"),
+        ("endless()", "no end within 2 s of CPU time"),
+        ("time.sleep(60)", "no end within 2 s"),
+        ("sys.exit('numbers are wrong')", "numbers are wrong"),
+    ],
+)
+def test_what_a_mutant_may_do_is_a_verdict(work: str, said: str | None) -> None:
+    """A wild write reaches nothing of the process, and whatever ends a mutant is a reason."""
+    limit = 2 if "sleep" in work else 100
+    code = _ALONE.format(folder=str(GATE.parent.parent), work=work, limit=limit)
+    done = build.run([sys.executable, "-c", code], 120, build.environment("plain"))
+    assert done.returncode == 0, done.stderr
+    assert reason(ast.literal_eval(done.stdout)) == said
+
+
+def test_no_gate_leaves_a_child_running() -> None:
+    """A process that passes its limit ends with its children, and says so."""
+    child = "import time; print(1, flush=True); time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    begun = time.monotonic()
+    done = build.run([sys.executable, "-c", code], 2)  # the child holds stdout, too
+    assert time.monotonic() - begun < 30
+    assert done.returncode == -signal.SIGKILL
+    assert done.stderr.endswith("no end within 2 s")

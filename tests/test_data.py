@@ -286,7 +286,9 @@ def test_load_of_what_it_does_not_know(
 def test_importing_data_is_light() -> None:
     heavy = "numba pooch tqdm requests scipy matplotlib cupy"
     code = f"import sys, gpubp.data; print([m for m in {heavy.split()} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert out.stdout.strip() == "[]"
 
 

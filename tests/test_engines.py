@@ -279,5 +279,6 @@ def test_other_processors(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ON_ANOTHER.format(width=width)], capture_output=True, text=True,
         check=False, env=os.environ | described | {"GPUBP_CACHE": str(tmp_path)},
+        timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

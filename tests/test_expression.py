@@ -369,7 +369,7 @@ def test_c_source_compiles_and_agrees(real: str, dtype: Any, tmp_path: Path) -> 
     functions = (f"real f{i}(real z) {{ return {f.to_c()}; }}" for i, f in enumerate(formulas))
     (tmp_path / "f.c").write_text(f"typedef {real} real;{PRELUDE}" + "\n".join(functions))
     command = [compiler, "-O1", "-ffp-contract=off", "-shared", "-fPIC", "f.c", "-o", "f.so", "-lm"]
-    subprocess.run(command, cwd=tmp_path, check=True)
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
     library = ctypes.CDLL(str(tmp_path / "f.so"))
     z = np.linspace(-6, 6, 49).astype(dtype)
     for i, f in enumerate(formulas):

@@ -346,7 +346,7 @@ def test_mode_follows_the_umask_and_links_stay(tmp_path: Path) -> None:
 @posix
 def test_only_temporaries_of_dead_writers_of_this_file_are_removed(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
+    child.wait(timeout=30)
     dead, alive, own = child.pid, os.getppid(), os.getpid()
     gone = [f".a+b.{dead}.0123abcd.tmp", f".a+b.{own}.0123abcd.tmp"]
     kept = [f".a+b.{alive}.0123abcd.tmp", f".aab.{dead}.0123abcd.tmp"]

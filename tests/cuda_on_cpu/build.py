@@ -22,8 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -188,6 +187,8 @@ def compile_kernels(
 ) -> dict[str, Kernel]:
     """The kernels of a CUDA C text by name, with ``-D`` options as RawModule takes them."""
     runtime(mode)
+    # A mutant changes the texts that ask about it; the others are compiled, and kept, without it.
+    defines = tuple(each for each in defines if each[2:].partition("=")[0] in text)
     source = f'#include "cuda.h"\n#line 1 "kernel.cu"\n{translated(text)}'
     # cuda.h takes longer to read than a kernel to compile: it is read once for all of them.
     header = (HERE / "cuda.h").read_text()
@@ -200,48 +201,50 @@ def compile_kernels(
     return {kernel.name.decode(): kernel for kernel in kernels}
 
 
-def judged(
-    command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
+def run(
+    command: Sequence[str], limit: float, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a process that may do anything, with all that it starts, for so many seconds at most.
+    """As subprocess.run, of a program that may do anything: it and its children end with the limit
+    in seconds, which then is the last line of stderr, with a returncode of -SIGKILL."""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, errors="replace", env=env, start_new_session=True,
+    ) as child:  # fmt: skip
+        try:
+            out, err = child.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            out, err = child.communicate()
+            err += f"\nno end within {limit} s"
+        except BaseException:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, child.returncode, out, err)
 
-    Its end is a verdict whatever it is: an exit, a crash (the signal's number, negative), or the
-    limit, which is told as a kill and in the last line of stderr.
-    """
-    process = subprocess.Popen(
-        list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-        env=environment, start_new_session=True,
-    )  # fmt: skip
-    over = ""
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        over = f"did not end within {seconds:g} s\n"
-    finally:
-        with suppress(ProcessLookupError):  # nobody of the group is left
-            os.killpg(process.pid, signal.SIGKILL)
-    if over:
-        out, err = process.communicate()
-    return subprocess.CompletedProcess(command, process.returncode, out, err + over)
+
+def environment(mode: str, first: bool = False) -> dict[str, str]:
+    """Of a process whose kernels are built in that mode. With ``first`` it ends with the first
+    race; what is out of bounds always ends it."""
+    one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "GPUBP_CUDA_ON_CPU": mode}
+    if mode == "plain":
+        return os.environ | one_thread
+    library = _sanitizer_library(mode)
+    assert library is not None, missing(mode)
+    return (
+        os.environ
+        | one_thread
+        | {
+            "LD_PRELOAD": library,
+            "TSAN_OPTIONS": "exitcode=66 history_size=4 suppress_equal_addresses=0"
+            f" halt_on_error={int(first)}",
+            "ASAN_OPTIONS": "detect_leaks=0 exitcode=66 verify_asan_link_order=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+        }
+    )
 
 
 def sanitized(
-    mode: str, script: Path, *arguments: str, first: bool = False, seconds: float = 300
+    mode: str, script: Path, *arguments: str, first: bool = False, limit: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python script whose kernels are built with that sanitizer; its output is the report.
-
-    With ``first`` it ends with the first race; what is out of bounds always ends it.
-    """
-    library = _sanitizer_library(mode)
-    assert library is not None, missing(mode)
-    environment = os.environ | {
-        "GPUBP_CUDA_ON_CPU": mode,
-        "LD_PRELOAD": library,
-        "TSAN_OPTIONS": "exitcode=66 history_size=4 suppress_equal_addresses=0"
-        f" halt_on_error={int(first)}",
-        "ASAN_OPTIONS": "detect_leaks=0 exitcode=66 verify_asan_link_order=0",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    return judged([sys.executable, str(script), *arguments], seconds, environment)
+    """Run a Python script whose kernels are built with that sanitizer; its output is the report."""
+    return run([sys.executable, str(script), *arguments], limit, environment(mode, first))

@@ -1,18 +1,23 @@
 """What the gates run: small networks that reach every part of every kernel.
 
-    python gate.py [-DMUTANT_...] [--numbers | --device] CASE ...
+    python gate.py [--numbers | --device] [CASE ...] [-DMUTANT_... ...]
 
 trains them on the imagined GPU in a process of its own: for a sanitizer, whose report is the
-result, and for mutants, which may do anything. ``results`` does it in this process, on any backend.
+result, and for mutants, which may do anything, each in a child of that process: what became of
+them is printed as JSON. ``results`` does it in this process, on any backend.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+import resource
+import signal
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -281,10 +286,61 @@ def judge(names: list[str], defines: tuple[str, ...]) -> str | None:
     return None
 
 
+def train(names: list[str], defines: tuple[str, ...]) -> None:
+    """All that a sanitizer has to see: a full mini-batch and a smaller one. The resident kernel has
+    buffers for two, and is to use one of them again."""
+    for name in names:
+        print(f"== {name}", file=sys.stderr, flush=True)
+        case = CASES[name]
+        full = 1 if case.cluster is None else 2
+        on_cuda(replace(case, rows=full * case.batch + 3), runs=1, defines=defines)
+
+
+CPU_LIMIT, LIMIT = (
+    40,
+    150,
+)  # seconds of a mutant, which needs about 5; the rest is for a busy machine
+
+
+def alone(work: Callable[[], None]) -> tuple[int, str]:
+    """Do it in a child of this process, which may die of it or never end: its exit status as
+    subprocess has it, and what it wrote to stderr. It starts with all that is imported here.
+
+    The limits are the kernel's: they hold however much of the child is overwritten."""
+    with tempfile.TemporaryFile() as report:
+        child = os.fork()
+        if child == 0:
+            status = 70
+            try:
+                resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                signal.alarm(LIMIT)
+                os.dup2(report.fileno(), 2)
+                work()
+                status = 0
+            except SystemExit as error:
+                print(error, file=sys.stderr)
+                status = 1
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        report.seek(0)
+        said = report.read().decode(errors="replace")
+    if status < 0:
+        ended = {signal.SIGKILL: f"no end within {CPU_LIMIT} s of CPU time",
+                 signal.SIGXCPU: f"no end within {CPU_LIMIT} s of CPU time",
+                 signal.SIGALRM: f"no end within {LIMIT} s"}  # fmt: skip
+        said += f"\n{ended.get(-status, signal.Signals(-status).name)}"
+    return status, said
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", default=SANITIZED)
-    parser.add_argument("-D", dest="define", help="compile the kernels as this mutant")
+    parser.add_argument("-D", dest="defines", action="append", help="compile as this mutant")
     parser.add_argument("--numbers", action="store_true", help="judge them; exit 1 if wrong")
     parser.add_argument("--device", action="store_true", help="run on this machine's GPU")
     arguments = parser.parse_args()
@@ -298,18 +354,17 @@ def main() -> None:
                 if not right(case, results(case, cuda)):
                     sys.exit(f"numbers are wrong: {name}")
         return
-    defines = () if arguments.define is None else (f"-D{arguments.define}",)
-    if arguments.numbers:
-        if wrong := judge(arguments.cases, defines):
+
+    def work(*defines: str) -> None:
+        if not arguments.numbers:
+            train(arguments.cases, defines)
+        elif wrong := judge(arguments.cases, defines):
             sys.exit(f"numbers are wrong: {wrong}")
-        return
-    for name in arguments.cases:
-        print(f"== {name}", file=sys.stderr, flush=True)
-        # A full mini-batch and a smaller one: all that a sanitizer has to see. The resident kernel
-        # has buffers for two, and is to use one of them again.
-        case = CASES[name]
-        full = 1 if case.cluster is None else 2
-        on_cuda(replace(case, rows=full * case.batch + 3), runs=1, defines=defines)
+
+    if arguments.defines is None:
+        work()
+    else:
+        print(json.dumps({d: alone(lambda d=d: work(f"-D{d}")) for d in arguments.defines}))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Without them a stray write hits whatever the process keeps beside the array, of 
 of NumPy, and what follows is anybody's guess, a loop without end included. An array ends at such a
 page, up to the 15 bytes that keep its beginning at a multiple of 16; those are watched.
 
-Under AddressSanitizer an array is allocated exactly, by malloc, and watched to the byte.
+Under a sanitizer an array is allocated exactly, by malloc, and watched to the byte.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ _NONE = 0  # PROT_NONE
 
 def guarded_bytes(nbytes: int) -> tuple[Any, Any]:
     """(an array of so many bytes, the bytes behind it that must stay as they are)."""
-    if build.MODE == "address":
+    if build.MODE != "plain":
         return np.empty(nbytes, np.uint8), np.empty(0, np.uint8)
     reach = -(-nbytes // _ALIGNMENT) * _ALIGNMENT
     room = -(-reach // _PAGE) * _PAGE
-    pages = mmap.mmap(-1, room + 2 * _PAGE)
+    # Not shared: what a child of a fork writes is its own.
+    pages = mmap.mmap(-1, room + 2 * _PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     whole = np.frombuffer(pages, np.uint8)  # keeps the pages; with it they go
     for guard in (whole.ctypes.data, whole.ctypes.data + _PAGE + room):
         if _libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(_PAGE), _NONE):

@@ -484,8 +484,8 @@ class _Together:
         started = time.perf_counter()
         costs = self._side_by_side.run(asked)
         seconds = time.perf_counter() - started
-        for piece, cost in zip(pieces, costs, strict=True):
-            piece.cost, piece.seconds = cost, seconds
+        for piece, own in zip(pieces, costs, strict=True):
+            piece.costs, piece.seconds = own, seconds
 
     def _take(self) -> None:
         """Of each network the next piece, after all that follows from its last one."""

@@ -115,15 +115,22 @@ class Examples:
         return int(self.x.shape[0]) if self.rows is None else len(self.rows)
 
 
+def _added_up(total: float, costs: Any) -> float:
+    """The total after these mini-batches, added one after another: so how an epoch is cut into
+    pieces does not change a bit of its cost."""
+    return float(np.add.accumulate(np.concatenate(([total], costs)))[-1])
+
+
 @dataclass(eq=False)
 class Piece:
     """Mini-batches that a run trains on next: ``rows`` of its epoch's order, all with one rate.
-    Who has trained it on them says at what mean ``cost``, and in how many ``seconds``."""
+    Who has trained it on them says at what ``costs``, as a Stepper does, and in how many
+    ``seconds``."""
 
     run: Run
     rows: slice
     rate: float
-    cost: float = math.nan
+    costs: Any = math.nan
     seconds: float = 0.0
 
     @property
@@ -268,7 +275,7 @@ class Run:
         with closing(self.pieces(interrupted, bar)) as pieces:
             for piece in pieces:
                 order, started = piece.order, time.perf_counter()
-                piece.cost = self.stepper.run(order, piece.rate)
+                piece.costs = self.stepper.run(order, piece.rate)
                 piece.seconds = time.perf_counter() - started
 
     def pieces(self, interrupted: Callable[[], bool], bar: Bar) -> Generator[Piece, None, None]:
@@ -282,9 +289,9 @@ class Run:
             snapshot, counters = self._snapshot(), (t.step, t.cost_sum, t.seconds)
             try:
                 yield piece
-                finite = math.isfinite(piece.cost) and self._finite()
+                finite = bool(np.isfinite(piece.costs).all()) and self._finite()
                 t.step += count
-                t.cost_sum += piece.cost * (last - first)
+                t.cost_sum = _added_up(t.cost_sum, piece.costs)
                 t.seconds += piece.seconds
             except BaseException:  # a second Ctrl-C, say: back to the step boundary before
                 self._restore(snapshot)
@@ -331,9 +338,9 @@ class Run:
         for step in range(t.step, t.step + count):
             rows = order[step * m : (step + 1) * m]
             before = self._snapshot()
-            cost = self.stepper.run(rows, rate)
+            (cost,) = self.stepper.run(rows, rate)
             if math.isfinite(cost) and self._finite():
-                t.cost_sum += cost * len(rows)
+                t.cost_sum = _added_up(t.cost_sum, [cost])
                 continue
             pairs = zip(self.parameters.weights, self.parameters.biases, strict=True)
             finite = [bool(xp.isfinite(w).all() and xp.isfinite(b).all()) for w, b in pairs]

@@ -8,9 +8,11 @@
 ``Stepper(plan, parameters, x, y)``
     The whole algorithm for consecutive mini-batches. ``run(order, learning_rate)`` trains on the
     examples of ``order`` (indices, int64) in mini-batches of ``plan.batch_size``, the last one
-    smaller if need be, updates ``parameters`` in place and returns the mean over these examples
-    of the cost that each mini-batch had before its update, penalty included. x and y may lie on
-    the host also where the parameters are on a GPU.
+    smaller if need be, updates ``parameters`` in place and returns an array of float64 on the
+    host: for each mini-batch the cost that it had before its update, penalty included, times its
+    examples. Each is added up in an order that the plan alone decides, so that its bits depend
+    neither on how an epoch is cut into runs nor on threads. x and y may lie on the host also where
+    the parameters are on a GPU.
 ``score(parameters, activations, cost, x, y)``
     Optional: (the sum of the examples' costs, how many are in the class of y). Without it the
     network computes them by its array library.
@@ -18,7 +20,7 @@
     Optional: how so many networks of this plan's kind train together on x and y, or None where one
     after another is as good. It has ``stepper(plan, parameters)``, the Stepper of one of them, and
     ``run(pieces)``: for each (stepper, order, learning_rate) what its ``run`` does, to the bit,
-    and the list of their costs.
+    and the list of what these return.
 
 ``reference`` (plain NumPy) defines what ``cpu`` (Numba) and ``cuda`` (CUDA C) must compute.
 """

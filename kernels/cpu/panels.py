@@ -244,9 +244,10 @@ def train(
     x, values, starts, columns, scale, labels, targets,
     layers, p, v, room, momentum, nesterov, l2, l1,
     a1, a1_step, at, a_list, b_list, list_step, counts, a_rows, b_rows, rows_step, row_counts,
-    masks, y, costs, penalties, kernels,
+    masks, y, costs, penalties, kernels, objective,
 ):  # fmt: skip
-    """Train on ``order``; from thread 0 the summed objective, before each update.
+    """Train on ``order``; thread 0 writes the objective of each mini-batch, before its update and
+    summed over its examples, into ``objective``.
 
     ``block``, ``wide`` and ``units`` are tuples: their lengths are the examples of a block, the
     vectors of a panel and the units of a group. ``layers`` (int64, one row of FIELDS a layer of
@@ -268,9 +269,9 @@ def train(
     # eta l2 rounds away.)
     penalised = l2 != zero or l1 != zero
     buffered = momentum != zero or penalised or batch > PART
-    total = 0.0
     for start in range(0, order.size, batch):
         m = min(batch, order.size - start)
+        total = 0.0
         blocks = (m + tall - 1) // tall
         my_first, my_last = blocks * thread // threads, blocks * (thread + 1) // threads
         first, last = (my_first, my_last) if by_rows else (0, blocks)
@@ -291,14 +292,14 @@ def train(
                      x, order, start + batch, starts, scale, layers, p,
                      a1, a1_step, a_list, b_list, list_step, counts, y, kernels, one)  # fmt: skip
             if together and not by_rows and not is_output and not barrier(state, threads, SPINS):
-                return total
+                return
 
         # a^L whole, BP1, and the cost before the update
         for t in range(my_first, my_last):
             costs[t] = _output(block, t, order, start, m, labels, targets, layers, p, y, kernels,
                                eta)  # fmt: skip
         if together and not by_rows and not barrier(state, threads, SPINS):
-            return total
+            return
 
         # BP2: delta^l = ((w^{l+1})^T delta^{l+1}) (x) sigma'(z^l).
         if not by_rows:
@@ -322,9 +323,9 @@ def train(
                                 p, layers[l, A] + beside, p, delta, y, 0, p, delta)  # fmt: skip
             # By columns with one hidden layer, all that follows is in the owner's hands.
             if together and not by_rows and depth > 2 and not barrier(state, threads, SPINS):
-                return total
+                return
         if together and by_rows and not barrier(state, threads, SPINS):
-            return total
+            return
         if thread == 0:
             for t in range(blocks):
                 total += costs[t]
@@ -385,13 +386,14 @@ def train(
             slot += (vectors + across - 1) // across * k_blocks
         shared = by_rows or depth != 2 or penalised
         if together and shared and not barrier(state, threads, SPINS):
-            return total
+            return
         if thread == 0 and penalised:
             squared = 0.0
             for i in range(slot):
                 squared += penalties[i]
             total += m * squared
-    return total
+        if thread == 0:
+            objective[start // batch] = total
 
 
 @_jit

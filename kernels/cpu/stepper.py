@@ -60,6 +60,7 @@ class Stepper:
         else:
             self._stepper = PanelStepper(plan, parameters, x, y, min(threads, at_most))
 
-    def run(self, order: Any, learning_rate: float) -> float:
-        """Train on the examples of ``order``; the mean of their objective before each update."""
+    def run(self, order: Any, learning_rate: float) -> Any:
+        """Train on the examples of ``order``; the objective of each mini-batch before its update,
+        summed over its examples."""
         return self._stepper.run(order, learning_rate)

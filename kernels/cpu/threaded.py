@@ -37,6 +37,8 @@ class ThreadedStepper(ABC):
     (n, n_L) targets; dense ones are C-ordered.
     """
 
+    _cost_parts = 1  # of a mini-batch's objective, which different threads may write
+
     def __init__(
         self, plan: Plan, parameters: Parameters, x: Any, y: Any, threads: int, dense_rows: int
     ) -> None:
@@ -64,8 +66,11 @@ class ThreadedStepper(ABC):
         self._piece = plan.batch_size * max(1, int(_FLOPS_PER_CALL / work))
 
     @abstractmethod
-    def _train(self, thread: int, threads: int, order: Any, learning_rate: float) -> float:
-        """One thread's part of the training on ``order``, and of the summed objective."""
+    def _train(
+        self, thread: int, threads: int, order: Any, learning_rate: float, costs: Any
+    ) -> None:
+        """One thread's part of the training on ``order``; of each mini-batch's objective, a row of
+        ``costs``, the parts that are this thread's. Which thread has which decides nothing."""
 
     @abstractmethod
     def _copy(self, inward: bool) -> None:
@@ -74,24 +79,27 @@ class ThreadedStepper(ABC):
     def _wake(self) -> None:  # noqa: B027
         """Called before a run by all threads that follows one by a single thread."""
 
-    def run(self, order: Any, learning_rate: float) -> float:
-        """Train on the examples of ``order``; the mean of their objective before each update."""
+    def run(self, order: Any, learning_rate: float) -> Any:
+        """Train on the examples of ``order``; the objective of each mini-batch before its update,
+        summed over its examples."""
         order = np.ascontiguousarray(order, np.int64)
+        m = self.plan.batch_size
+        costs = np.zeros((-(-len(order) // m), self._cost_parts))
         self._copy(inward=True)
-        total = 0.0
         try:
             for start in range(0, len(order), self._piece):
                 piece = order[start : start + self._piece]
+                steps = costs[start // m : -(-(start + len(piece)) // m)]
                 if len(piece) < self._piece // 4:  # too short to measure by, perhaps to share
                     worth = len(piece) * _FLOPS_PER_CALL >= self._piece * _FLOPS_WORTH
-                    total += self._run(piece, learning_rate, self._best() if worth else 1)
+                    self._run(piece, learning_rate, self._best() if worth else 1, steps)
                     continue
                 threads, started = self._choose(), time.perf_counter()
-                total += self._run(piece, learning_rate, threads)
+                self._run(piece, learning_rate, threads, steps)
                 self._lately[threads] = (time.perf_counter() - started) / len(piece)
         finally:
             self._copy(inward=False)
-        return total / len(order)
+        return costs.sum(axis=1)
 
     def _best(self) -> int:
         """The number of threads, 1 or all, that was the faster one lately."""
@@ -109,22 +117,22 @@ class ThreadedStepper(ABC):
             return best
         return self.threads if best == 1 else 1
 
-    def _run(self, order: Any, learning_rate: float, threads: int) -> float:
+    def _run(self, order: Any, learning_rate: float, threads: int, costs: Any) -> None:
         self._state[:] = 0
         if threads > self._last:
             self._wake()
         self._last = threads
         if threads == 1:
-            return self._train(0, 1, order, learning_rate)
+            return self._train(0, 1, order, learning_rate, costs)
         assert self._pool is not None
         others = [
-            self._pool.submit(self._train, thread, threads, order, learning_rate)
+            self._pool.submit(self._train, thread, threads, order, learning_rate, costs)
             for thread in range(1, threads)
         ]
         try:
-            total = self._train(0, threads, order, learning_rate)
+            self._train(0, threads, order, learning_rate, costs)
         finally:
             # Reached late only if this thread was interrupted before its part: nobody waits for it.
             self._state[16] = 1
-            totals = [other.result() for other in others]
-        return total + sum(totals)
+            for other in others:
+                other.result()

@@ -104,6 +104,7 @@ _TELLING_OF = {
     "mma.cuh": ("tf32, tile 0",), "tile_mma.cuh": ("tf32, tile 0",),
     "cooperative.cu": ("cooperative", "cooperative, deep"),
     "grid.cuh": ("cooperative", "cooperative, deep"),
+    "cluster.cuh": ("resident, deep", "resident, softmax"),
     "resident.cu": ("resident", "resident, deep", "resident, softmax"),
 }  # fmt: skip
 

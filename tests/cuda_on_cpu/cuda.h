@@ -74,6 +74,8 @@ struct Site {  // where in the kernel's text
   int line;
 };
 
+[[noreturn]] void stop(const char* what, Site);  // the launch, for what the running thread does
+
 void sync_threads(Site);
 int sync_threads_count(bool predicate, Site);
 void sync_warp(unsigned mask, Site);

@@ -5,11 +5,6 @@ namespace ptx {
 
 using gpu::Site;
 
-[[noreturn]] inline void stop(Site site, const char* what) {
-  fprintf(stderr, "%s:%d: %s\n", site.file, site.line, what);
-  abort();
-}
-
 // The block's own shared memory, by addresses as PTX has them.
 struct Window {
   char* const memory = static_cast<char*>(gpu::dynamic_shared());
@@ -21,28 +16,30 @@ struct Window {
       return static_cast<T*>(gpu::shared_at(address, BYTES, site));  // says what is wrong
     return reinterpret_cast<T*>(memory + address);
   }
-  char* at(uint32_t address, unsigned size, Site site) const {
-    return place<char, 1>(address, site);
-  }
 };
 
-// A cluster's barrier in two instructions: who waits has arrived.
-struct Arrived {
+// What a thread keeps in mind: that it has arrived at the cluster's barrier, which is two
+// instructions here, and how many turns of loops it has taken.
+struct Thread {
+  static constexpr unsigned MOST_TURNS = 200000;  // a hundred times what small networks take
   bool there = false;
+  unsigned turns = 0;
+
   void cluster(Site site) {
-    if (there) stop(site, "barrier.cluster.arrive without a wait for the last one");
+    if (there) gpu::stop("arrives at the cluster's barrier twice", site);
     there = true;
   }
   void wait_for_cluster(Site site) {
-    if (!there) stop(site, "barrier.cluster.wait of a thread that has not arrived");
+    if (!there) gpu::stop("waits at the cluster's barrier without arriving", site);
     there = false;
     gpu::cluster_sync(site);
+  }
+  void turn(Site site) {
+    if (++turns > MOST_TURNS) gpu::stop("takes turns of a loop for ever", site);
   }
 };
 
 }  // namespace ptx
-
-#define OWN(address) (address)
 
 template <class T>
 inline T* at(uint64_t address) {
@@ -50,7 +47,7 @@ inline T* at(uint64_t address) {
 }
 template <class T, unsigned BYTES>
 inline T* place(uint64_t address, gpu::Site site) {
-  if (address % BYTES) ptx::stop(site, "an address off its alignment");
+  if (address % BYTES) gpu::stop("has an address off its alignment", site);
   return reinterpret_cast<T*>(address);
 }
 
@@ -69,13 +66,16 @@ inline T converted(double x) {
   return x <= double(std::numeric_limits<T>::min()) ? std::numeric_limits<T>::min() : T(x);
 }
 
-// fma.rm: the product is exact in double; the sum's error says which float is below.
-inline float fma_down(float a, float b, float c) {
-  const double product = double(a) * b, sum = product + c;
-  const double of_c = sum - product, error = (product - (sum - of_c)) + (c - of_c);
+// x + y in float, rounded otherwise than to the nearest: the error of the sum in double says on which
+// side of the nearest float the sum lies.
+inline float rounded_down(double x, double y) {
+  const double sum = x + y, of_y = sum - x, error = (x - (sum - of_y)) + (y - of_y);
   const float nearest = float(sum);
   const bool above = double(nearest) > sum || (double(nearest) == sum && error < 0);
   return above ? nextafterf(nearest, -INFINITY) : nearest;
+}
+inline float rounded_to_zero(double x, double y) {
+  return x + y < 0 ? -rounded_down(-x, -y) : rounded_down(x, y);
 }
 
 // bfi: ``length`` bits of ``field`` into ``into`` from bit ``at`` on.

@@ -4,16 +4,16 @@
 
     CUDA C  --NVRTC-->  PTX  --translated-->  C++ behind ptx.h  --g++-->  the fibers of runtime.cpp
 
-so that what runs is what a GPU gets, inline PTX included: registers in their order, addresses that
-another block of the cluster has, waiting loops, predicates. A register is a variable of its width, a
-label a label, an instruction one line of C++ that says what the PTX ISA says of it. What is not in
-the table below does not compile: UntranslatedError names it.
+so that what runs is what a GPU gets, inline PTX included: registers in their order, addresses in
+another block of the cluster, waiting loops, predicates. A register is a variable of its width, a
+label a label, an instruction a line of C++ that does what the PTX ISA says of it. What is not
+known here does not compile: UntranslatedError names it.
 
-    with ptx.route(): ...      RawModule takes this road in here; ptx.route("sm_80"), for older GPUs
+    with ptx.route(): ...      RawModule takes this road in here; route("sm_80"), for older GPUs
 
-Of the ISA, these are left to the C library and to the compiler: ex2, lg2 and rcp.approx are as exact
-as float allows (a GPU's are off by an ulp or two), and mul and add are rounded one by one where
-ptxas may contract them.
+Two things are left to the C library and to the compiler: ex2, lg2 and rcp.approx are as exact as
+float allows (a GPU's are off by an ulp or two), and mul and add are rounded one by one where ptxas
+may contract them.
 """
 
 from __future__ import annotations
@@ -113,15 +113,15 @@ _EXACT = {
     "bar.warp.sync": "gpu::sync_warp(uint32_t({0}), HERE);",
     "membar.gl": "gpu::fence();",
     "fence.acq_rel.gpu": "gpu::fence();",
-    "barrier.cluster.arrive.release.aligned": "arrived.cluster(HERE);",
-    "barrier.cluster.wait.acquire.aligned": "arrived.wait_for_cluster(HERE);",
-    "mbarrier.init.shared::cta.b64": "gpu::mbarrier_init(OWN({0}), {1}, HERE);",
+    "barrier.cluster.arrive.release.aligned": "self_.cluster(HERE);",
+    "barrier.cluster.wait.acquire.aligned": "self_.wait_for_cluster(HERE);",
+    "mbarrier.init.shared::cta.b64": "gpu::mbarrier_init({0}, {1}, HERE);",
     "fence.mbarrier_init.release.cluster": "",  # with barrier.cluster behind it, which orders here
-    "mbarrier.arrive.expect_tx.shared::cta.b64": "gpu::mbarrier_arrive(OWN({1}), {2}, HERE);",
+    "mbarrier.arrive.expect_tx.shared::cta.b64": "gpu::mbarrier_arrive({1}, {2}, HERE);",
     "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64":
-        "{0} = true; gpu::mbarrier_wait(OWN({1}), {2}, false, HERE);",
+        "{0} = true; gpu::mbarrier_wait({1}, {2}, false, HERE);",
     "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64":
-        "{0} = true; gpu::mbarrier_wait(OWN({1}), {2}, true, HERE);",
+        "{0} = true; gpu::mbarrier_wait({1}, {2}, true, HERE);",
     "fence.acquire.sync_restrict::shared::cluster.cluster": "gpu::fence_cluster();",
     "mapa.shared::cluster.u32": "{0} = gpu::in_block({1}, {2}, HERE);",
     "ld.volatile.global.u32": "{0} = gpu::read_anew(at<uint32_t>({1}), HERE);",
@@ -148,10 +148,11 @@ class Kernel:
         self.places: dict[str, str] = {}  # names of parameters and shared arrays -> C++
         self.first_line = ptx.count("\n", 0, found.start(4)) + 1
         self.head: list[str] = []
+        self.passed: set[str] = set()  # labels, so far
         for i, (kind, *_, name) in enumerate(self.parameters):
             self.places[name] = name
-            self.head.append(f"const {_TYPES[kind[1:]]} {name} = "
-                             f"*static_cast<const {_TYPES[kind[1:]]}*>(arguments[{i}]);")  # fmt: skip
+            ours = _TYPES[kind[1:]]
+            self.head.append(f"const {ours} {name} = *static_cast<const {ours}*>(arguments[{i}]);")
         for name in re.findall(r"^\.extern \.shared [^;]*?(\w+)\[\];", ptx, re.MULTILINE):
             self._shared(name, "gpu::dynamic_shared()")
         self.lines = [self._line(line.strip()) for line in body.split("\n")]
@@ -236,6 +237,7 @@ class Kernel:
             self._shared(found[1], f"&gpu::shared<char[{found[2]}]>([] {{}})")
             return ""
         if found := re.fullmatch(r"(\$\w+):", line):
+            self.passed.add(found[1])
             return f"{self._register(found[1])}:;"
         found = re.fullmatch(r"(?:@(!?)(%?\w+)\s+)?([\w.:]+)\s*(.*);", line)
         if found is None:
@@ -322,19 +324,20 @@ class Kernel:
     def _arithmetic(self, opcode: str, parts: list[str], o: list[str]) -> str:
         base, kind = opcode.partition(".")[0], parts[-1]
         modifiers = set(parts[:-1])
-        known = {"rn", "ftz", "lo", "hi", "wide", "full", "approx"} | (
-            {"rm"} if opcode.startswith("fma.rm") else set()
-        )
-        if modifiers - known or (kind not in _TYPES) or (base == "div" and "approx" in modifiers):
+        rounds = {"fma.rm": "rounded_down", "add.rz": "rounded_to_zero"}.get(opcode[:6])
+        known = {"rn", "ftz", "lo", "hi", "wide"} | ({opcode[4:6]} if rounds else set())
+        if modifiers - known or kind not in _TYPES or (rounds and kind != "f32"):
             raise UntranslatedError(opcode)
         a, b, *c = (self._source(parts, operand, kind) for operand in o[1:3]) if (
             "wide" in modifiers
         ) else (self._source(parts, operand, kind) for operand in o[1:])  # fmt: skip
         double = kind[0] + str(2 * int(kind[1:])) if kind != "pred" else ""
         if kind[0] == "f":
-            if base == "fma":
-                call = "fma_down" if "rm" in modifiers else "fmaf" if kind == "f32" else "fma"
-                result = f"{call}({a}, {b}, {c[0]})"
+            if rounds:  # a sum of two doubles: the product is exact
+                first, last = (f"double({a}) * {b}", c[0]) if c else (a, b)
+                result = f"{rounds}({first}, {last})"
+            elif base == "fma":
+                result = f"fma{'f' if kind == 'f32' else ''}({a}, {b}, {c[0]})"
             elif base in ("min", "max"):
                 result = f"f{base}{'f' if kind == 'f32' else ''}({a}, {b})"
             else:
@@ -395,7 +398,9 @@ class Kernel:
         if to_left:
             beyond = f"{_TYPES[kind]}(0)"
         else:
-            beyond = f"{_TYPES[kind]}({a} >> {bits - 1})" if kind[0] == "s" else f"{_TYPES[kind]}(0)"
+            beyond = (
+                f"{_TYPES[kind]}({a} >> {bits - 1})" if kind[0] == "s" else f"{_TYPES[kind]}(0)"
+            )
         shifted = f"{_TYPES[kind]}({a} {'<<' if to_left else '>>'} ({by} & {bits - 1}))"
         if o[2].isdigit() and int(o[2]) < bits:
             return self.put(o[0], kind, shifted)
@@ -454,7 +459,7 @@ class Kernel:
             place = f"reinterpret_cast<const void*>({generic})"
             return self.put(o[0], "u64", f"gpu::shared_address({place}, {_HERE})")
         if space == "shared":
-            place = f"window.at({self.value(o[1], 'u32')}, 1, {_HERE})"
+            place = f"window.place<char, 1>({self.value(o[1], 'u32')}, {_HERE})"
             return self.put(o[0], "u64", f"reinterpret_cast<uintptr_t>({place})")
         raise UntranslatedError(opcode)
 
@@ -464,7 +469,7 @@ class Kernel:
         count = next((int(m[1:]) for m in modifiers if m in ("v2", "v4")), 1)
         space = next((m for m in modifiers if m.partition("::")[0] in
                       ("global", "shared", "param", "local", "const")), "generic")  # fmt: skip
-        if set(modifiers) - {space, f"v{count}", "nc"}:
+        if set(modifiers) - {space, f"v{count}"}:  # .nc: others write what these kernels read
             raise UntranslatedError(opcode)
         _, where = self.address(operand)
         pointer = f"{_TYPES[kind]}, {count * _BYTES[kind[1:]]}"
@@ -544,7 +549,8 @@ class Kernel:
         )
 
     def _do_bra(self, opcode: str, parts: list[str], o: list[str]) -> str:
-        return f"goto {self._register(o[0])};"
+        back = f"self_.turn({_HERE}); " if o[0] in self.passed else ""
+        return f"{back}goto {self._register(o[0])};"
 
     def _do_ret(self, opcode: str, parts: list[str], o: list[str]) -> str:
         return "return;"
@@ -564,7 +570,8 @@ class Kernel:
         return f"""#include "cuda.h"
 #include "ptx.h"
 #define FILE "{self.name}.ptx"
-static void run(void** arguments) {{ {" ".join(self.head)} [[maybe_unused]] const ptx::Window window; [[maybe_unused]] ptx::Arrived arrived;
+static void run(void** arguments) {{ {" ".join(self.head)}
+[[maybe_unused]] const ptx::Window window; [[maybe_unused]] ptx::Thread self_;
 #line {self.first_line} "{self.name}.ptx"
 {body}
 }}
@@ -588,19 +595,26 @@ def load(ptx: str, mode: str = build.MODE) -> dict[str, build.Kernel]:
     build.runtime(mode)
     source = Kernel(ptx).cpp()
     headers = "".join((build.HERE / name).read_text() for name in ("cuda.h", "ptx.h"))
-    flags = [*build._MODES[mode], "-shared", "-Wl,-Bsymbolic", f"-I{build.HERE}", "-fwrapv",
-             f"-DHEADERS_{hashlib.sha256(headers.encode()).hexdigest()[:16]}", "-x", "c++"]  # fmt: skip
+    mode_flags = ["-O0"] if mode == "plain" else build._MODES[mode]  # compiling takes the time
+    digest = hashlib.sha256(headers.encode()).hexdigest()[:16]  # what is kept is of these headers
+    flags = [*mode_flags, "-shared", "-Wl,-Bsymbolic", f"-I{build.HERE}", "-fwrapv",
+             f"-DHEADERS_{digest}", "-x", "c++"]  # fmt: skip
     library = ctypes.CDLL(str(build._compiled(source, flags, f"{mode}-ptx-{{}}.so")))
     kernels = (build.Kernel * 1).in_dll(library, "gpu_kernels")
     return {kernel.name.decode(): kernel for kernel in kernels}
 
 
 @contextmanager
-def route(arch: str = "sm_90") -> Iterator[None]:
-    """Kernels are compiled by NVRTC and their PTX is run, for the length of a ``with`` block."""
+def route(
+    arch: str = "sm_90", edit: Callable[[str], str] = lambda text: text
+) -> Iterator[list[str]]:
+    """Kernels are compiled by NVRTC and their PTX is run, for the length of a ``with`` block; their
+    texts may be edited before. Yields the texts that have been compiled so."""
+    texts: list[str] = []
 
     def by_ptx(text: str, defines: tuple[str, ...] = (), mode: str = build.MODE) -> object:
-        return compile_kernels(text, defines, mode, arch)
+        texts.append(text)
+        return compile_kernels(edit(text), defines, mode, arch)
 
     with mock.patch.object(build, "compile_kernels", by_ptx):
-        yield
+        yield texts

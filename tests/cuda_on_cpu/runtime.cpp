@@ -491,6 +491,8 @@ bool step(Fiber& f) {
 
 const Here* here;
 
+void stop(const char* what, Site site) { fail(name(*running) + " at " + name(site) + " " + what); }
+
 void sync_threads(Site site) { wait(running->block->barrier, site, true); }
 
 int sync_threads_count(bool predicate, Site site) {

@@ -21,7 +21,7 @@ struct Window {
 // What a thread keeps in mind: that it has arrived at the cluster's barrier, which is two
 // instructions here, and how many turns of loops it has taken.
 struct Thread {
-  static constexpr unsigned MOST_TURNS = 200000;  // a hundred times what small networks take
+  static constexpr unsigned MOST_TURNS = 50000;  // many times what small networks take
   bool there = false;
   unsigned turns = 0;
 

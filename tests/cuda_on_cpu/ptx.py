@@ -595,7 +595,7 @@ def load(ptx: str, mode: str = build.MODE) -> dict[str, build.Kernel]:
     build.runtime(mode)
     source = Kernel(ptx).cpp()
     headers = "".join((build.HERE / name).read_text() for name in ("cuda.h", "ptx.h"))
-    mode_flags = ["-O0"] if mode == "plain" else build._MODES[mode]  # compiling takes the time
+    mode_flags = [*build._MODES[mode], "-O0"]  # compiling is what takes the time
     digest = hashlib.sha256(headers.encode()).hexdigest()[:16]  # what is kept is of these headers
     flags = [*mode_flags, "-shared", "-Wl,-Bsymbolic", f"-I{build.HERE}", "-fwrapv",
              f"-DHEADERS_{digest}", "-x", "c++"]  # fmt: skip

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 from cuda_on_cpu import build, gate, nvrtc, ptx
 from cuda_on_cpu.cupy_on_cpu import installed
 from cuda_on_cpu.device import CUDARuntimeError, KernelError, imagined
-from cuda_on_cpu.launch import SCHEDULES
+from cuda_on_cpu.launch import SCHEDULES, Function
 
 import gpubp
 from gpubp.optimiser import UpdateRule
@@ -378,6 +379,120 @@ def test_a_warps_product_has_the_isas_fragments(name: str) -> None:
     assert product_of_a_warp(name) is None
     with ptx.route():
         assert product_of_a_warp(name) is None
+
+
+# The translation itself, against exact arithmetic: instructions that C++ has no operator for
+
+_INSTRUCTIONS = """// pointers: 1 1 1
+.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry kernel(.param .u64 of_f, .param .u64 of_u, .param .u64 to)
+.maxntid 256, 1, 1
+{
+	.reg .pred %p<2>;
+	.reg .f32 %f<5>;
+	.reg .b32 %r<9>;
+	.reg .b64 %rd<5>;
+	ld.param.u64 %rd1, [of_f];
+	ld.param.u64 %rd2, [of_u];
+	ld.param.u64 %rd3, [to];
+	mov.u32 %r0, %tid.x;
+	mul.lo.s32 %r8, %r0, 12;
+	cvt.u64.u32 %rd0, %r8;
+	add.s64 %rd1, %rd1, %rd0;
+	add.s64 %rd2, %rd2, %rd0;
+	shl.b64 %rd0, %rd0, 2;
+	add.s64 %rd3, %rd3, %rd0;
+	ld.global.f32 %f1, [%rd1];
+	ld.global.f32 %f2, [%rd1+4];
+	ld.global.f32 %f3, [%rd1+8];
+	ld.global.u32 %r1, [%rd2];
+	ld.global.u32 %r2, [%rd2+4];
+	ld.global.u32 %r3, [%rd2+8];
+	fma.rm.f32 %f4, %f1, %f2, %f3;
+	st.global.f32 [%rd3], %f4;
+	add.rz.f32 %f4, %f1, %f3;
+	st.global.f32 [%rd3+4], %f4;
+	fma.rn.f32 %f4, %f1, %f2, %f3;
+	st.global.f32 [%rd3+8], %f4;
+	mul.ftz.f32 %f4, %f1, 0f00800000;
+	st.global.f32 [%rd3+12], %f4;
+	bfi.b32 %r4, %r1, %r2, %r3, 7;
+	st.global.u32 [%rd3+16], %r4;
+	shr.s32 %r4, %r1, %r3;
+	st.global.u32 [%rd3+20], %r4;
+	shl.b32 %r4, %r1, %r3;
+	st.global.u32 [%rd3+24], %r4;
+	mul.hi.s32 %r4, %r1, %r2;
+	st.global.u32 [%rd3+28], %r4;
+	mul.wide.s32 %rd4, %r1, %r2;
+	shr.u64 %rd4, %rd4, 16;
+	cvt.u32.u64 %r4, %rd4;
+	st.global.u32 [%rd3+32], %r4;
+	shfl.sync.bfly.b32 %r4|%p1, %r1, 5, 31, -1;
+	st.global.u32 [%rd3+36], %r4;
+	setp.ltu.f32 %p1, %f1, %f3;
+	selp.b32 %r4, %r1, %r2, %p1;
+	@!%p1 bra $L_1;
+	add.s32 %r4, %r4, -1;
+$L_1:
+	st.global.u32 [%rd3+40], %r4;
+	cvt.rzi.s32.f32 %r4, %f1;
+	st.global.u32 [%rd3+44], %r4;
+	ret;
+}
+"""
+
+
+def towards(exact: Fraction, down: bool) -> np.float32:
+    """The float32 below, or of those around the one nearer to zero."""
+    nearest = np.float32(float(exact))
+    if not down and exact < 0:
+        return np.float32(-towards(-exact, True))
+    return (
+        nearest if Fraction(float(nearest)) <= exact else np.nextafter(nearest, np.float32("-inf"))
+    )
+
+
+def test_instructions_do_what_the_isa_says() -> None:
+    rng, n = np.random.default_rng(8), 256
+    f = np.ldexp(rng.uniform(-1, 1, (n, 3)), rng.integers(-12, 13, (n, 3))).astype(np.float32)
+    f[:32, 2] = -(f[:32, 0] * f[:32, 1])  # almost nothing is left
+    u = rng.integers(0, 2**32, (n, 3), np.uint32)
+    u[:, 2] %= 48  # shifts of more than there is, too
+    with installed() as cupy, imagined():
+        out = cupy.zeros((n, 12), np.uint32)
+        kernel = Function("kernel", ptx.load(_INSTRUCTIONS)["kernel"], False)
+        kernel((1,), (n,), (cupy.asarray(f), cupy.asarray(u), out))
+        found = cupy.asnumpy(out)
+    real = found[:, :4].copy().view(np.float32)
+    for i in range(n):
+        a, b, c = (Fraction(float(value)) for value in f[i])
+        assert real[i, 0] == towards(a * b + c, True), i
+        assert real[i, 1] == towards(a + c, False), i
+        assert abs(Fraction(float(real[i, 2])) - (a * b + c)) <= abs(a * b + c) / 2**24
+        small = abs(a) < 1  # times the least normal number
+        assert real[i, 3] == (0 if small else float(a) * 2.0**-126), i
+        x, y, by = (int(value) for value in u[i])
+        signed = [value - (value >> 31 << 32) for value in (x, y)]
+        ones = (127 << by) % 2**32 if by < 32 else 0
+        product = signed[0] * signed[1]
+        wanted = [
+            (y & ~ones) | ((x << by) & ones), signed[0] >> min(by, 31), x << by if by < 32 else 0,
+            product >> 32, product >> 16, int(u[i ^ 5, 0]), (x - 1) if a < c else y, int(a),
+        ]  # fmt: skip
+        assert list(found[i, 4:]) == [value % 2**32 for value in wanted], i
+
+
+def test_what_is_not_known_is_not_translated() -> None:
+    for line, said in (
+        ("ld.global.nc.f32 %f1, [%rd1];", "nc"), ("fence.acq_rel.cta;", "cta"),
+        ("bar.sync 1;", "barrier"), ("sin.approx.f32 %f1, %f2;", "sin"),
+        ("atom.global.add.f32 %f1, [%rd1], %f2;", "atom"),
+    ):  # fmt: skip
+        with pytest.raises(ptx.UntranslatedError, match=said):
+            ptx.Kernel(_INSTRUCTIONS.replace("ret;", f"{line}\n\tret;"))
 
 
 # Mutants

@@ -111,7 +111,6 @@ _MMA = {
 _EXACT = {
     "bar.sync": "gpu::sync_threads(HERE);",
     "bar.warp.sync": "gpu::sync_warp(uint32_t({0}), HERE);",
-    "membar.gl": "gpu::fence();",
     "fence.acq_rel.gpu": "gpu::fence();",
     "barrier.cluster.arrive.release.aligned": "self_.cluster(HERE);",
     "barrier.cluster.wait.acquire.aligned": "self_.wait_for_cluster(HERE);",
@@ -182,10 +181,8 @@ class Kernel:
         if operand in self.places:
             return f"{wanted}({operand})"
         if found := re.fullmatch(r"0[fF]([0-9A-Fa-f]{8})|0[dD]([0-9A-Fa-f]{16})", operand):
-            bits, exact = (
-                (f"0x{found[1]}u", "float") if found[1] else (f"0x{found[2]}ull", "double")
-            )
-            return f"gpu::bits<{wanted if len(found[0]) > 10 or kind != 'f64' else exact}>({bits})"
+            bits = f"0x{found[1]}u" if found[1] else f"0x{found[2]}ull"
+            return f"gpu::bits<{wanted}>({bits})"
         if re.fullmatch(r"-?\d+|0x[0-9A-Fa-f]+", operand):
             if kind == "pred":
                 return "true" if int(operand, 0) else "false"

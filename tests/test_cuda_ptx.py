@@ -243,11 +243,17 @@ CLUSTERED = gate.Case(
 GRID = gate.Case((7, 5, 3), batch=6, rows=16, multiprocessors=3, stepper="cooperative")
 
 
-def made_of(case: gate.Case, kernel: str, arch: str = "sm_90") -> list[str]:
-    """The instructions and labels of the PTX of that kernel of this case; nothing is run."""
+def text_of(case: gate.Case, kernel: str) -> str:
+    """The text of that kernel of this case; nothing is run."""
     with installed(), imagined(collected={}, multiprocessors=8) as machine, gate.forced(case):
         gate.results(case, gpubp.get_backend("cuda"), runs=1)
         (text,) = (t for t, name in (machine.collected or {}).items() if name == kernel)
+    return text
+
+
+def made_of(case: gate.Case, kernel: str, arch: str = "sm_90") -> list[str]:
+    """The instructions and labels of its PTX."""
+    text = text_of(case, kernel)
     lines = (line.partition("//")[0].strip() for line in ptx.compiled(text, arch).split("\n"))
     return [line.replace("\t", "") for line in lines if line]
 
@@ -289,6 +295,46 @@ def test_a_cluster_waits_anew_acquires_and_counts_where_it_sends() -> None:
         assert maps[to][0] != maps[barrier][0]
     assert len({maps[to][1] for to, _ in sends}) == 2  # this one and the other
     assert ".nc" not in text
+
+
+def machine_code_of(case: gate.Case, kernel: str, arch: str) -> str:
+    """The operations of its machine code, and labels as they are, in one line."""
+    if nvrtc.disassembler() is None:
+        pytest.skip("nvdisasm is not installed: pip install 'cuda-toolkit[nvdisasm]==13.*'")
+    code = nvrtc.machine_code(text_of(case, kernel), arch)
+    found = re.findall(
+        r"^(\.L_x_\d+):|/\*[0-9a-f]{4,}\*/ +(?:@!?U?P\w+ +)?([A-Z][\w.]*)(?: +`\((\.L_x_\d+)\))?",
+        code, re.MULTILINE,
+    )  # fmt: skip
+    return " ".join(f"{label}{operation}{f' {to}' if to else ''}" for label, operation, to in found)
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_the_machine_code_of_a_grids_barrier(arch: str) -> None:
+    """ptxas keeps that form: fences of the GPU that empty the first cache around a loop that reads
+    past it; and reads nothing through the cache for constants."""
+    code = machine_code_of(GRID, "cooperative", arch)
+    fence = r"MEMBAR\.(?:SC|ALL)\.GPU(?: \w*ERRBAR)* CCTL\.IVALL"
+    barriers = re.findall(
+        rf"{fence}(?: (?!LDG|STG)\S+)*? ATOMG\S*ADD\.STRONG\.GPU (\.L_x_\d+) LDG\.E\.STRONG\.SYS"
+        rf"(?: (?:CCTL\.IVALL|YIELD|[IV]\S+))*(?: BRA)? \1 {fence}", code,
+    )  # fmt: skip
+    assert len(barriers) == 3, code
+    assert "CONSTANT" not in code
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+def test_the_machine_code_of_a_clusters_step_has_no_fence_of_the_gpu() -> None:
+    """But in the one barrier of the whole cluster, before the first step."""
+    code = machine_code_of(CLUSTERED, "resident", "sm_90")
+    assert code.count("MEMBAR.ALL.GPU") == code.count("CCTL.IVALL") == 1
+    before, _, behind = code.partition("UCGABAR_ARV UCGABAR_WAIT CCTL.IVALL")
+    assert "MEMBAR.ALL.GPU" in before
+    assert "SYNCS.EXCH.64" in before
+    assert behind.count("STAS.128") >= 2
+    assert "SYNCS.PHASECHK.TRANS64.TRYWAIT" in behind
+    assert "CONSTANT" not in code
 
 
 # Run

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -42,34 +41,11 @@ def compiled(text: str, arch: str = "sm_90", options: Sequence[str] = ()) -> str
 
     Its first line, a comment, tells which parameters are pointers."""
     arguments = [f"-arch=compute_{arch[3:]}", *OPTIONS, *options]
-    content = "\0".join([nvrtc.version(), *arguments, text])
-    kept = build.folder() / f"ptx-{hashlib.sha256(content.encode()).hexdigest()[:24]}.ptx"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        found = f"// pointers: {_pointers(text, options)}\n{_compiled(text, arguments)}"
-        with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as file:
-            file.write(found)
-        os.replace(file.name, kept)
-    return kept.read_text()
 
+    def make() -> str:
+        return f"// pointers: {_pointers(text, options)}\n{nvrtc.ptx(text, arguments)}"
 
-def _compiled(text: str, arguments: Sequence[str]) -> str:
-    library = nvrtc.library()
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    if library.nvrtcCreateProgram(
-        ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None
-    ):
-        raise nvrtc.NVRTCError("nvrtcCreateProgram failed")
-    given = (ctypes.c_char_p * len(arguments))(*(a.encode() for a in arguments))
-    failed = library.nvrtcCompileProgram(program, len(arguments), given)
-    say = "ProgramLog" if failed else "PTX"
-    getattr(library, f"nvrtcGet{say}Size")(program, ctypes.byref(size))
-    said = ctypes.create_string_buffer(size.value)
-    getattr(library, f"nvrtcGet{say}")(program, said)
-    library.nvrtcDestroyProgram(ctypes.byref(program))
-    if failed:
-        raise nvrtc.NVRTCError(said.value.decode())
-    return said.value.decode()
+    return nvrtc.kept("ptx-{}.ptx", [*arguments, text], make)
 
 
 def _pointers(text: str, options: Sequence[str]) -> str:

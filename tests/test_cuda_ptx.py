@@ -570,7 +570,7 @@ MUTANTS = {
                                       "%0, %2, %1;\" : \"=r\"(there)"),
     "another place as the mbarrier": Mutant("cluster", "%4}, [%5];", "%4}, [%0];"),
     "16 bytes in another order": Mutant("cluster", "{%1, %2, %3, %4}", "{%2, %1, %3, %4}"),
-    "half of 16 bytes": Mutant("cluster", ".v4.b32 \"\n", ".v2.b32 \"\n", runs=False),
+    "half of 16 bytes": Mutant("cluster", ".v4.b32 \"\n", ".v2.b32 \"\n"),
     "the parity of phase 0 always": Mutant("cluster", "p, [%1], %2;", "p, [%1], 0;"),
     "done when it is not": Mutant("cluster", "selp.u32 %0, 1, 0, p;", "selp.u32 %0, 0, 1, p;"),
     "half of the bytes expected": Mutant("cluster", '"r"(bytes)', '"r"(bytes / 2)'),

@@ -366,6 +366,15 @@ def test_the_ptx_for_older_gpus_does_too(name: str) -> None:
         assert gate.right(case, gate.on_cuda(case, compute_capability="80"))
 
 
+@pytest.mark.usefixtures("needs_nvrtc")
+@pytest.mark.parametrize("schedule", ["forward", "reverse"])
+def test_a_wait_that_acquires_by_itself(schedule: str) -> None:
+    """What compilers before CUDA 13 get, where what is sent arrives early and where it is late."""
+    with ptx.route(edit=lambda text: text.replace("__CUDACC_VER_MAJOR__ >= 13", "0")) as texts:
+        assert gate.right(CLUSTERED, gate.on_cuda(CLUSTERED, schedule=schedule))
+    assert "__CUDACC_VER_MAJOR__ >= 13" in texts[0]
+
+
 # One product of a warp, by the ISA's table: no tile of ours stands between.
 _PRODUCT = {
     "mma_m16n8k8_tf32": """

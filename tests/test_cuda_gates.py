@@ -108,6 +108,7 @@ _TELLING_OF = {
     "tile_async.cuh": ("copied", "copied, floats"),
     "cooperative.cu": ("cooperative", "cooperative, deep"),
     "grid.cuh": ("cooperative", "cooperative, deep"),
+    "cluster.cuh": ("resident, deep", "resident, softmax"),
     "resident.cu": ("resident", "resident, deep", "resident, softmax"),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ import gc
 import signal
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,9 @@ def test_integer_atomics(cupy: Any) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_clusters(cupy: Any, schedule: str) -> None:
     """Three clusters of four blocks pass numbers round, twice, and meet."""
-    code = """
+    cluster = files("gpubp.kernels") / "cuda" / "cluster.cuh"
+    code = f"#define CLUSTER 4\n{cluster.read_text()}"
+    code += """
     extern "C" __global__ void __launch_bounds__(32) __cluster_dims__(4, 1, 1) kernel(float* out)
     {
         extern __shared__ float4 memory[];

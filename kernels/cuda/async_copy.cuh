@@ -6,16 +6,28 @@
 // place belongs to the copy: nobody may read or write it.
 //
 // cp.async.cg goes by the second-level cache alone: what is copied was written by earlier launches,
-// or by nobody. Below sm_80 the copy is made at once, through a register. The tests on the CPU have
-// the three as functions, which copy as late as they may, or at once (tests/cuda_on_cpu/cuda.h).
+// or by nobody. Below sm_80 the copy is made at once, through a register.
 
 #ifndef GPUBP_CUDA_ON_CPU
+__device__ inline void cp_async_16(unsigned to, const void* from, int bytes)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"(to), "l"(from), "r"(bytes) : "memory");
+}
+__device__ inline void cp_async_commit_group()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int LEFT> __device__ inline void cp_async_wait_group()
+{
+    asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
+}
+#endif
+
 __device__ inline void copy_16(void* to, const void* from, bool there)
 {
 #if __CUDA_ARCH__ >= 800
-    const unsigned place = (unsigned)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 :: "r"(place), "l"(from), "r"(there ? 16 : 0) : "memory");
+    cp_async_16((unsigned)__cvta_generic_to_shared(to), from, there ? 16 : 0);
 #else
     *static_cast<uint4*>(to) = there ? *static_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
 #endif
@@ -23,13 +35,12 @@ __device__ inline void copy_16(void* to, const void* from, bool there)
 __device__ inline void commit_copies()
 {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    cp_async_commit_group();
 #endif
 }
 template <int LEFT> __device__ inline void wait_for_copies()
 {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
+    cp_async_wait_group<LEFT>();
 #endif
 }
-#endif

@@ -8,24 +8,23 @@
 
 // What this thread, and those it has met, wrote before is seen after it by whoever sees what it
 // writes next; and the other way round. __threadfence would also put all fences in one order, at a
-// higher price.
-__device__ inline void fence()
+// higher price. For the CPU these two are functions of the same names in tests/cuda_on_cpu/cuda.h.
+#ifndef GPUBP_CUDA_ON_CPU
+__device__ inline void fence_acq_rel_gpu()
 {
-#ifdef GPUBP_CUDA_ON_CPU
-    __threadfence();
-#else
     asm volatile("fence.acq_rel.gpu;" ::: "memory");
-#endif
 }
+// What others raise, read from memory each time. (On the CPU the others have their turns meanwhile.)
+__device__ inline unsigned read_anew(const unsigned* counter)
+{
+    return *(const volatile unsigned*)counter;
+}
+#endif
 
 __device__ inline void wait_until(const unsigned* counter, unsigned value)
 {
-#ifdef GPUBP_CUDA_ON_CPU
-    gpu_wait_until(counter, value);
-#else
-    while (int(*(const volatile unsigned*)counter - value) < 0) {
+    while (int(read_anew(counter) - value) < 0) {
     }
-#endif
 }
 
 __device__ inline void grid_barrier(unsigned* arrived, unsigned& goal)
@@ -34,12 +33,12 @@ __device__ inline void grid_barrier(unsigned* arrived, unsigned& goal)
     __syncthreads();
     if (threadIdx.x == 0) {
 #ifndef MUTANT_GRID_BARRIER_WITHOUT_FENCE
-        fence();
+        fence_acq_rel_gpu();
 #endif
         atomicAdd(arrived, 1u);
         wait_until(arrived, goal);
 #ifndef MUTANT_GRID_BARRIER_WITHOUT_FENCE_BEHIND_IT
-        fence();
+        fence_acq_rel_gpu();
 #endif
     }
     __syncthreads();

@@ -13,8 +13,40 @@
 // Tensor cores ignore the low 13 bits of a tf32 operand, which would cut them off: ``rounded``
 // rounds instead, to nearest. It keeps NaN and infinity, so that divergence shows in the cost.
 //
-// sm_80 and newer; below, this text compiles as long as nobody calls it. The tests on the CPU have
-// the two instructions as functions (tests/cuda_on_cpu/cuda.h).
+// sm_80 and newer; below, this text compiles as long as nobody calls it.
+
+// The instructions, a line of PTX each. For the CPU they are functions of the same names in
+// tests/cuda_on_cpu/cuda.h; tests/test_cuda_ptx.py says what each of them rests on.
+#ifndef GPUBP_CUDA_ON_CPU
+__device__ inline unsigned cvt_rna_tf32(float x)
+{
+    unsigned word;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x));
+    return word;
+}
+__device__ inline unsigned short cvt_rn_bf16(float x)
+{
+    unsigned short bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+__device__ inline void mma_m16n8k8_tf32(
+    float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ inline void mma_m16n8k16_bf16(
+    float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
 
 struct Tf32 {  // 8 bits of exponent, 10 of mantissa: a rounding is off by 2^-11 at most
     static constexpr int PER_WORD = 1;
@@ -24,24 +56,13 @@ struct Tf32 {  // 8 bits of exponent, 10 of mantissa: a rounding is off by 2^-11
     {
 #ifdef MUTANT_TRUNCATED_OPERANDS
         return __float_as_uint(x);
-#elif defined(GPUBP_CUDA_ON_CPU)
-        return cvt_rna_tf32(x);
 #else
-        unsigned word;
-        asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x));
-        return word;
+        return cvt_rna_tf32(x);
 #endif
     }
     static __device__ inline void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
     {
-#ifdef GPUBP_CUDA_ON_CPU
         mma_m16n8k8_tf32(d, a, b);
-#else
-        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
     }
 };
 
@@ -53,23 +74,12 @@ struct Bf16 {  // 8 bits of exponent, 7 of mantissa: a rounding is off by 2^-8 a
     {
 #ifdef MUTANT_TRUNCATED_OPERANDS
         return __float_as_uint(x) >> 16;
-#elif defined(GPUBP_CUDA_ON_CPU)
-        return cvt_rn_bf16(x);
 #else
-        unsigned short bits;
-        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-        return bits;
+        return cvt_rn_bf16(x);
 #endif
     }
     static __device__ inline void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
     {
-#ifdef GPUBP_CUDA_ON_CPU
         mma_m16n8k16_bf16(d, a, b);
-#else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
     }
 };

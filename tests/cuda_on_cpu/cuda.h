@@ -20,6 +20,9 @@
 
 #define GPUBP_CUDA_ON_CPU 1
 #define __CUDA_ARCH__ 900
+#ifndef __CUDACC_VER_MAJOR__  // an older one takes the instructions that it knows
+#define __CUDACC_VER_MAJOR__ 13
+#endif
 #define __global__
 #define __device__
 #define __host__
@@ -71,6 +74,8 @@ struct Site {  // where in the kernel's text
   int line;
 };
 
+[[noreturn]] void stop(const char* what, Site);  // the launch, for what the running thread does
+
 void sync_threads(Site);
 int sync_threads_count(bool predicate, Site);
 void sync_warp(unsigned mask, Site);
@@ -80,23 +85,33 @@ void sync_warp(unsigned mask, Site);
 uint64_t shuffle(unsigned mask, uint64_t bits, unsigned source, Site);
 unsigned ballot(unsigned mask, bool predicate, Site);
 
-// Blocks of a cluster: an address in another one's shared memory; barriers that count bytes, too.
+// Addresses in shared memory are numbers of 32 bits, as PTX has them: how far from where the block's
+// own begins, and above OWN_BITS, of another block of the cluster, its rank + 1.
+constexpr unsigned OWN_BITS = 24;
+uint32_t shared_address(const void*, Site);
+void* shared_at(uint32_t address, unsigned bytes, Site);
+size_t shared_bytes();  // of the running thread's block, so far
 unsigned cluster_rank();
+uint32_t in_block(uint32_t address, unsigned rank, Site);
 void cluster_sync(Site);
-void* in_block(void*, unsigned rank, Site);
-void mbarrier_init(void*, unsigned arrivals, Site);
-void mbarrier_arrive(void*, unsigned bytes, Site);
-void mbarrier_complete(void*, unsigned bytes, Site);
-void mbarrier_wait(void*, unsigned parity, Site);
-// Once the counter is no less than ``value``, on the circle of 32 bits.
-void wait_until(const unsigned* counter, unsigned value, Site);
+// Barriers that count bytes, too. A relaxed wait orders nothing before fence_cluster.
+void mbarrier_init(uint32_t barrier, unsigned arrivals, Site);
+void mbarrier_arrive(uint32_t barrier, unsigned bytes, Site);
+void mbarrier_complete(uint32_t barrier, unsigned bytes, Site);
+void mbarrier_wait(uint32_t barrier, unsigned parity, bool acquires, Site);
+void fence_cluster();
+// Where 16 bytes that are sent go now; null if they are kept until a receiver must see them.
+void* sent(uint32_t to, const uint32_t (&words)[4], uint32_t barrier, Site);
+// A counter that others raise, asked again and again: the oldest value that may still be seen.
+uint32_t read_anew(const uint32_t* counter, Site);
+void raised(const void* counter, uint32_t value);  // by this thread's atomicAdd
 
 // The copies of async_copy.cuh, which the kernel's own text carries out: those that are due once all
 // but the newest ``left`` groups of the thread must have arrived.
 struct Copy {
   void* to;
   const void* from;
-  bool there;
+  int bytes;  // 16, or 0 for zeros
 };
 bool copies_early();
 void copy_begun(Copy, Site);
@@ -258,48 +273,61 @@ inline int __all_sync(unsigned mask, int predicate, HERE) {
   return __ballot_sync(mask, predicate == 0, file, line) == 0;
 }
 
-// The functions of kernels/cuda/cluster.cuh. What is sent arrives at once: as early as it can.
-inline unsigned cluster_rank() { return gpu::cluster_rank(); }
-inline void cluster_sync(HERE) { gpu::cluster_sync({file, line}); }
-inline void mbarrier_init(unsigned long long* barrier, unsigned arrivals, HERE) {
+// The instructions of kernels/cuda/cluster.cuh and grid.cuh. What is sent arrives as early as it can
+// on half of the schedules, and as late as it may on the others: when a thread of the receiver has
+// waited for it and acquired it. A try_wait takes until it has succeeded.
+inline size_t __cvta_generic_to_shared(const void* p, HERE) {
+  return gpu::shared_address(p, {file, line});
+}
+inline unsigned cluster_ctarank() { return gpu::cluster_rank(); }
+inline unsigned mapa(unsigned address, unsigned rank, HERE) {
+  return gpu::in_block(address, rank, {file, line});
+}
+inline void barrier_cluster(HERE) { gpu::cluster_sync({file, line}); }
+inline void mbarrier_init_release(unsigned barrier, unsigned arrivals, HERE) {
   gpu::mbarrier_init(barrier, arrivals, {file, line});
 }
-inline void mbarrier_expect(unsigned long long* barrier, unsigned bytes, HERE) {
+inline void mbarrier_arrive_expect_tx(unsigned barrier, unsigned bytes, HERE) {
   gpu::mbarrier_arrive(barrier, bytes, {file, line});
 }
-inline void mbarrier_wait(unsigned long long* barrier, unsigned parity, HERE) {
-  gpu::mbarrier_wait(barrier, parity, {file, line});
+inline unsigned mbarrier_try_wait_relaxed(unsigned barrier, unsigned parity, HERE) {
+  gpu::mbarrier_wait(barrier, parity, false, {file, line});
+  return 1;
 }
-inline void send(uint4 v, void* to, unsigned long long* barrier, unsigned rank, HERE) {
-  *static_cast<uint4*>(gpu::in_block(to, rank, {file, line})) = v;
-  gpu::mbarrier_complete(gpu::in_block(barrier, rank, {file, line}), sizeof v, {file, line});
+inline unsigned mbarrier_try_wait_acquire(unsigned barrier, unsigned parity, HERE) {
+  gpu::mbarrier_wait(barrier, parity, true, {file, line});
+  return 1;
+}
+inline void fence_acquire_cluster() { gpu::fence_cluster(); }
+inline void st_async(unsigned to, uint4 v, unsigned barrier, HERE) {
+  void* const now = gpu::sent(to, {v.x, v.y, v.z, v.w}, barrier, {file, line});
+  if (now) *static_cast<uint4*>(now) = v;
+  gpu::mbarrier_complete(barrier, sizeof v, {file, line});
+}
+inline void fence_acq_rel_gpu() { gpu::fence(); }
+inline unsigned read_anew(const unsigned* counter, HERE) {
+  return gpu::read_anew(counter, {file, line});
 }
 
-// The functions of kernels/cuda/async_copy.cuh. Until it has been waited for, what is copied is NaN,
-// or there already: both are allowed.
+// cp.async: until it has been waited for, what is copied is NaN, or there already; both are allowed.
 inline void gpu_copy_now(const gpu::Copy& copy) {
   *static_cast<uint4*>(copy.to) =
-      copy.there ? *static_cast<const uint4*>(copy.from) : uint4{0, 0, 0, 0};
+      copy.bytes ? *static_cast<const uint4*>(copy.from) : uint4{0, 0, 0, 0};
 }
-inline void copy_16(void* to, const void* from, bool there, HERE) {
-  const gpu::Copy copy{to, from, there};
+inline void cp_async_16(unsigned to, const void* from, int bytes, HERE) {
+  const gpu::Copy copy{gpu::shared_at(to, 16, {file, line}), from, bytes};
   gpu::copy_begun(copy, {file, line});
   if (gpu::copies_early())
     gpu_copy_now(copy);
   else
-    *static_cast<uint4*>(to) = {0x7ff8deadu, 0x7ff8deadu, 0x7ff8deadu, 0x7ff8deadu};
+    *static_cast<uint4*>(copy.to) = {0x7ff8deadu, 0x7ff8deadu, 0x7ff8deadu, 0x7ff8deadu};
 }
-inline void commit_copies() { gpu::copies_committed(); }
+inline void cp_async_commit_group() { gpu::copies_committed(); }
 template <int LEFT>
-inline void wait_for_copies() {
+inline void cp_async_wait_group() {
   unsigned count;
   const gpu::Copy* due = gpu::copies_due(LEFT, &count);
   for (unsigned i = 0; i < count; i++) gpu_copy_now(due[i]);
-}
-
-// A loop that reads a counter until others have raised it that far; it orders as an atomic does.
-inline void gpu_wait_until(const unsigned* counter, unsigned value, HERE) {
-  gpu::wait_until(counter, value, {file, line});
 }
 
 // Tensor cores, as the PTX ISA describes them under "Matrix fragments for mma.m16n8k8" (tf32) and
@@ -361,6 +389,7 @@ inline unsigned short cvt_rn_bf16(float x) {
                                         __ATOMIC_RELAXED)) {                           \
     }                                                                                  \
     gpu::after_atomic(p);                                                              \
+    if constexpr (sizeof(T) == 4) gpu::raised(p, uint32_t(T(expression)));             \
     return old;                                                                        \
   }
 CUDA_ATOMIC(atomicAdd, old + v)

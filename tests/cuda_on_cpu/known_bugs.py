@@ -9,6 +9,7 @@ A kernel gets x and out, 64 floats each, and is launched on a block of 64 thread
 from __future__ import annotations
 
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ if __name__ == "__main__":
 from cuda_on_cpu.cupy_on_cpu import installed
 from cuda_on_cpu.device import imagined
 
-_HEAD = 'extern "C" __global__ void kernel(const float* x, float* out, unsigned* flags) {\n'
+_FOLDER = files("gpubp.kernels") / "cuda"
+_HEAD = (_FOLDER / "grid.cuh").read_text()
+_CLUSTER = "#define CLUSTER 2\n" + (_FOLDER / "cluster.cuh").read_text()
+_HEAD += 'extern "C" __global__ void kernel(const float* x, float* out, unsigned* flags) {\n'
 _HEAD += "  const int t = threadIdx.x, b = blockIdx.x;\n"
 
 # name: the report it must bring, and the kernel's body
@@ -84,9 +88,9 @@ RACES = {
           __threadfence();
           atomicAdd(flags, 1u);
           #ifdef CURED
-          gpu_wait_until(flags, (i + 1) * gridDim.x);
+          wait_until(flags, (i + 1) * gridDim.x);
           #else
-          gpu_wait_until(flags, i * gridDim.x + 1);
+          wait_until(flags, i * gridDim.x + 1);
           #endif
           __threadfence();
           out[32 + 8 * i + b] = out[8 * i + (b + 1) % gridDim.x];
@@ -245,8 +249,9 @@ def function(name: str, cured: bool) -> Any:
     """This bug, or its cure, as a kernel."""
     import cupy
 
-    clustered = "__cluster_dims__(2, 1, 1) kernel" if name in ON_CLUSTERS else "kernel"
-    head = _HEAD.replace("kernel", clustered)
+    head = _HEAD
+    if name in ON_CLUSTERS:
+        head = _CLUSTER + head.replace("void kernel", "void __cluster_dims__(2, 1, 1) kernel")
     with imagined(defines=("-DCURED",) if cured else ()):
         return cupy.RawModule(code=f"{head}{ALL[name]}\n}}\n").get_function("kernel")
 

@@ -44,8 +44,9 @@ constexpr size_t STACK = 64 << 10;
 #endif
 #if defined(MODE_THREAD)
 constexpr bool REUSE = false;  // two blocks in one place, one after the other, would look like a race
+constexpr bool LATE = false;   // the sender's write is to be seen as the sender's
 #else
-constexpr bool REUSE = true;
+constexpr bool REUSE = true, LATE = true;
 #endif
 constexpr uint64_t CANARY = 0x5afe57ac5afe57acull;
 
@@ -204,6 +205,10 @@ struct Fiber {
   uint64_t phase = 0;
   Mbarrier* expects = nullptr;
   unsigned parity = 0;
+  bool asked = false;  // the counter below for the value it is known to have
+  const void* known = nullptr;
+  uint32_t value = 0;
+  std::vector<char*> waited;  // mbarriers that a relaxed wait has seen, until it acquires
   Site site{};
   Stack memory{};
   void* sanitizer = nullptr;       // TSan's fiber, or ASan's fake stack
@@ -212,8 +217,16 @@ struct Fiber {
   std::vector<void*> atomics;      // touched since the last __threadfence
 };
 
+struct Sent {  // that a receiver need not see yet
+  void* to;
+  uint32_t words[4];
+  const Mbarrier* barrier;
+  uint8_t phase;
+};
+
 struct Block {
   uint3 index{};
+  std::vector<Sent> sent;
   Cluster* cluster = nullptr;
   unsigned rank = 0;
   Barrier barrier;
@@ -232,6 +245,7 @@ struct Launch {
   void** arguments;
   dim3 grid, size;
   size_t dynamic_bytes;
+  bool late;  // what is sent arrives as late as it may
   bool abandoned = false, copies_early = false;
   std::string error;
   char begin, end;  // what comes before all threads, and after them
@@ -350,8 +364,8 @@ void wait(Barrier& barrier, Site site, bool orders_memory) {
   abort();
 }
 
-Mbarrier& mbarrier(void* p, Site site) {
-  Mbarrier* const found = static_cast<Mbarrier*>(p);
+Mbarrier& mbarrier(uint32_t address, Site site) {
+  Mbarrier* const found = static_cast<Mbarrier*>(shared_at(address, sizeof(Mbarrier), site));
   if (found->magic != Mbarrier::MAGIC)
     fail(name(*running) + " at " + name(site) + " uses an mbarrier that is not initialised");
   return *found;
@@ -487,6 +501,8 @@ bool step(Fiber& f) {
 
 const Here* here;
 
+void stop(const char* what, Site site) { fail(name(*running) + " at " + name(site) + " " + what); }
+
 void sync_threads(Site site) { wait(running->block->barrier, site, true); }
 
 int sync_threads_count(bool predicate, Site site) {
@@ -500,17 +516,34 @@ int sync_threads_count(bool predicate, Site site) {
 
 void sync_warp(unsigned mask, Site site) { wait(collective(mask, site).barrier, site, true); }
 
-void wait_until(const unsigned* counter, unsigned value, Site site) {
+// A thread that asks again for a counter that it knows waits until others have raised it, and then
+// sees the next value: how far they have come meanwhile is the schedule's chance.
+uint32_t read_anew(const uint32_t* counter, Site site) {
   Fiber& f = *running;
-  f.counter = counter;
-  f.until = value;
-  f.site = site;
-  if (before(f)) leave();
-  f.counter = nullptr;
+  const uint32_t now = __atomic_load_n(counter, __ATOMIC_RELAXED);
+  if (f.known != counter) {
+    f.known = counter;
+    f.value = now;
+  } else if (f.asked) {
+    f.counter = counter;
+    f.until = f.value + 1;
+    f.site = site;
+    if (before(f)) leave();
+    f.counter = nullptr;
+    f.value++;
+  }
+  f.asked = true;
 #if defined(MODE_THREAD)
   f.atomics.erase(std::remove(f.atomics.begin(), f.atomics.end(), counter), f.atomics.end());
-  for (unsigned i = 0; i < ARRIVALS / 2; i++) after_atomic(arrival(counter, value - i));
+  for (unsigned i = 0; i < ARRIVALS / 2; i++) after_atomic(arrival(counter, f.value - i));
 #endif
+  return f.value;
+}
+
+void raised(const void* counter, uint32_t value) {
+  running->known = counter;
+  running->value = value;
+  running->asked = false;
 }
 
 uint64_t shuffle(unsigned mask, uint64_t bits, unsigned source, Site site) {
@@ -538,25 +571,53 @@ unsigned cluster_rank() { return running->block->rank; }
 
 void cluster_sync(Site site) { wait(running->block->cluster->barrier, site, true); }
 
-void* in_block(void* p, unsigned rank, Site site) {
+uint32_t shared_address(const void* p, Site site) {
   const Block& own = *running->block;
+  const size_t offset = static_cast<const char*>(p) - own.arena;
+  if (offset >= own.used)
+    fail(name(*running) + " at " + name(site) + " takes the shared address of other memory");
+  return offset;
+}
+
+size_t shared_bytes() { return running->block->used; }
+
+// The block that an address lies in, checked.
+Block& block_of(uint32_t address, unsigned bytes, Site site) {
+  Block& own = *running->block;
   const std::vector<Block*>& blocks = own.cluster->blocks;
-  const size_t offset = static_cast<char*>(p) - own.arena;
-  if (rank >= blocks.size() || offset >= own.used)
+  const unsigned rank = address >> OWN_BITS ? (address >> OWN_BITS) - 1 : own.rank;
+  const size_t offset = address & ((1u << OWN_BITS) - 1);
+  if (rank >= blocks.size() || offset + bytes > own.used)
     fail(name(*running) + " at " + name(site) + " names no shared memory of its cluster");
+  if (offset % bytes)
+    fail(name(*running) + " at " + name(site) + " is off the alignment of its " +
+         std::to_string(bytes) + " bytes");
   if (!blocks[rank]->alive)
     fail(name(*running) + " at " + name(site) + " reaches into a block that has ended");
-  return blocks[rank]->arena + offset;
+  return *blocks[rank];
 }
 
-void mbarrier_init(void* p, unsigned arrivals, Site site) {
-  if (!arrivals || arrivals > 255 || reinterpret_cast<uintptr_t>(p) % sizeof(Mbarrier))
-    fail(name(site) + ": an mbarrier is 8 bytes, aligned, for 1 to 255 arrivals here");
-  *static_cast<Mbarrier*>(p) = {Mbarrier::MAGIC, 0, uint8_t(arrivals), uint8_t(arrivals), 0};
+void* shared_at(uint32_t address, unsigned bytes, Site site) {
+  return block_of(address, bytes, site).arena + (address & ((1u << OWN_BITS) - 1));
 }
 
-void mbarrier_arrive(void* p, unsigned bytes, Site site) {
-  Mbarrier& barrier = mbarrier(p, site);
+uint32_t in_block(uint32_t address, unsigned rank, Site site) {
+  if (address >> OWN_BITS)
+    fail(name(*running) + " at " + name(site) + " maps an address that is mapped already");
+  const uint32_t there = (rank + 1) << OWN_BITS | address;
+  block_of(there, 1, site);
+  return there;
+}
+
+void mbarrier_init(uint32_t address, unsigned arrivals, Site site) {
+  if (!arrivals || arrivals > 255)
+    fail(name(site) + ": an mbarrier is for 1 to 255 arrivals here");
+  *static_cast<Mbarrier*>(shared_at(address, sizeof(Mbarrier), site)) =
+      {Mbarrier::MAGIC, 0, uint8_t(arrivals), uint8_t(arrivals), 0};
+}
+
+void mbarrier_arrive(uint32_t address, unsigned bytes, Site site) {
+  Mbarrier& barrier = mbarrier(address, site);
   if (!barrier.pending) fail(name(*running) + " at " + name(site) + " arrives once too often");
 #if defined(MODE_THREAD)
   __tsan_release(barrier.order(barrier.phase));
@@ -566,8 +627,8 @@ void mbarrier_arrive(void* p, unsigned bytes, Site site) {
   barrier.release_if_full();
 }
 
-void mbarrier_complete(void* p, unsigned bytes, Site site) {
-  Mbarrier& barrier = mbarrier(p, site);
+void mbarrier_complete(uint32_t address, unsigned bytes, Site site) {
+  Mbarrier& barrier = mbarrier(address, site);
 #if defined(MODE_THREAD)
   __tsan_release(barrier.order(barrier.phase));
 #endif
@@ -575,15 +636,42 @@ void mbarrier_complete(void* p, unsigned bytes, Site site) {
   barrier.release_if_full();
 }
 
-void mbarrier_wait(void* p, unsigned parity, Site site) {
-  Mbarrier& barrier = mbarrier(p, site);
+void* sent(uint32_t to, const uint32_t (&words)[4], uint32_t barrier, Site site) {
+  void* const there = shared_at(to, sizeof words, site);
+  Block& receiver = block_of(to, sizeof words, site);
+  if (&receiver != &block_of(barrier, sizeof(Mbarrier), site))
+    fail(name(*running) + " at " + name(site) + " sends to one block and counts it in another");
+  if (!launch->late) return there;
+  const Mbarrier& counts = mbarrier(barrier, site);
+  Sent kept{there, {}, &counts, counts.phase};
+  memcpy(kept.words, words, sizeof words);
+  receiver.sent.push_back(kept);
+  return nullptr;
+}
+
+void mbarrier_wait(uint32_t address, unsigned parity, bool acquires, Site site) {
+  Mbarrier& barrier = mbarrier(address, site);
   running->expects = &barrier;
   running->parity = parity;
   running->site = site;
   leave();
+  running->waited.push_back(barrier.order(parity));
+  if (acquires) fence_cluster();
+}
+
+// All that the phases which this thread has seen complete have counted, is here.
+void fence_cluster() {
 #if defined(MODE_THREAD)
-  __tsan_acquire(barrier.order(parity));
+  for (char* place : running->waited) __tsan_acquire(place);
 #endif
+  if (!running->waited.empty()) {
+    std::vector<Sent>& sent = running->block->sent;
+    const auto counted = [](const Sent& s) { return s.barrier->phase != s.phase; };
+    for (const Sent& s : sent)
+      if (counted(s)) memcpy(s.to, s.words, sizeof s.words);
+    sent.erase(std::remove_if(sent.begin(), sent.end(), counted), sent.end());
+  }
+  running->waited.clear();
 }
 
 const Fragments& exchange(const uint32_t (&words)[6], Site site) {
@@ -615,7 +703,7 @@ void* static_shared(const void* key, size_t bytes, size_t alignment) {
 bool copies_early() { return launch->copies_early; }
 void copy_begun(Copy copy, Site site) {
   const auto address = reinterpret_cast<uintptr_t>(copy.to) | reinterpret_cast<uintptr_t>(copy.from);
-  if (copy.there && address % 16)
+  if (copy.bytes && address % 16)
     report(name(*running) + " at " + name(site) + ": 16 bytes at an address that is no multiple of 16");
   if (!launch->copies_early) running->copies.open.push_back(copy);
 }
@@ -660,7 +748,7 @@ extern "C" const char* gpu_launch(const Kernel* kernel, const unsigned* grid, co
                                   int cooperative) {
   static std::string answer;
   Launch now{kernel, arguments, {grid[0], grid[1], grid[2]}, {size[0], size[1], size[2]},
-             dynamic_bytes};
+             dynamic_bytes, LATE && schedule % 2 == 1};
   launch = &now;
   const unsigned threads = size[0] * size[1] * size[2], blocks = grid[0] * grid[1] * grid[2];
   now.copies_early = schedule % 2;

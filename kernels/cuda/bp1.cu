@@ -1,13 +1,14 @@
 // BP1: delta^L = grad_a C (x) sigma'(z^L), and the cost, for the m rows of a mini-batch.
 //
-//     delta (m, n) = output_delta(z, a, y);  cost[block] += sum over its rows of C;  z, a, y (m, n)
+//     delta (m, n) = output_delta(z, a, y);  cost[block] = sum over its rows of C;  z, a, y (m, n)
 //
 // Plain twin: bp1 and example_cost of the equations, one array pass for each operation. Here both
 // are one pass; see output_row.cuh.
 //
-// Launch: a warp a row, BLOCK / 32 rows a block. A row's sums are butterflies within its warp. Each
-// block adds the costs of its rows, in double, to a sum of its own: no atomics, and the host adds
-// up these few sums once a piece of an epoch. Row i is the example order[*first + offset + i] of y.
+// Launch: a warp a row, BLOCK / 32 rows a block, as many blocks as a full mini-batch has. A row's
+// sums are butterflies within its warp. Each block writes the costs of its rows, in double, to a
+// place of its own: no atomics; next_steps adds them up, in order. Row i is the example
+// order[*first + offset + i] of y.
 //
 // Cost: nothing beside the launch: (m, n_L) numbers.
 
@@ -26,9 +27,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) bp1(
         sum = output_row(z + at, a + at, y, row, N, delta + at);
     }
     sum = block_sum<BLOCK>(sum);
-#ifdef MUTANT_COST_OF_THE_LAST_STEP
-    if (threadIdx.x == 0) cost[blockIdx.x] = sum;
+#ifdef MUTANT_COSTS_IN_ONE_PLACE
+    if (threadIdx.x == 0) cost[0] = sum;
 #else
-    if (threadIdx.x == 0) cost[blockIdx.x] += sum;
+    if (threadIdx.x == 0) cost[blockIdx.x] = sum;
 #endif
 }

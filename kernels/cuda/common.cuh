@@ -50,17 +50,32 @@ __device__ inline T warp_maximum(T value)
     return value;
 }
 
-// The sum over a block of SIZE threads, valid in thread 0; always in the same order, so that a run
-// repeats bit for bit. All threads call it; a second sum of the same kernel has another WHICH.
+// The sum over a block of SIZE threads, always in the same order, so that a run repeats bit for bit:
+// all threads put, a barrier of the block follows, and whoever wants the total asks for it before
+// the next put.
+template <int SIZE> struct BlockSum {
+    double by_warp[SIZE / 32];
+
+    __device__ void put(double value)
+    {
+        value = warp_sum(value);
+        if (threadIdx.x % 32 == 0) by_warp[threadIdx.x / 32] = value;
+    }
+    __device__ double total() const
+    {
+        double sum = by_warp[0];
+        for (int warp = 1; warp < SIZE / 32; warp++) sum += by_warp[warp];
+        return sum;
+    }
+};
+
+// The same at once, valid in thread 0; a second sum of the same kernel has another WHICH.
 template <int SIZE, int WHICH = 0> __device__ inline double block_sum(double value)
 {
-    __shared__ double by_warp[SIZE / 32];
-    const int t = threadIdx.x;
-    value = warp_sum(value);
-    if (t % 32 == 0) by_warp[t / 32] = value;
+    __shared__ BlockSum<SIZE> sum;
+    sum.put(value);
 #ifndef MUTANT_SUM_WITHOUT_BARRIER
     __syncthreads();
 #endif
-    for (int warp = 1; t == 0 && warp < SIZE / 32; warp++) value += by_warp[warp];
-    return value;
+    return threadIdx.x == 0 ? sum.total() : 0;
 }

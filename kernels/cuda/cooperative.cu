@@ -221,11 +221,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) cooperative(
     __shared__ Work work;
     const Arrays at = {x, y, flat, velocity, z, a, delta};
     const Rule rule = {eta, momentum, l2, l1};
-    double objective = 0;
+    __shared__ BlockSum<BLOCK> told;
     unsigned goal = 0;
 
     for (int start = 0; start < examples; start += M) {
         const int m = min(M, examples - start);
+        double objective = 0;
         const long long* rows = order + first + start;
 
         forward_first(at, work, rows, m);
@@ -247,11 +248,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) cooperative(
 #endif
 
         objective += m * update_layers<0>(at, work, rows, m, rule, blockIdx.x);
+        told.put(objective);
 #ifndef MUTANT_NEXT_STEP_WITHOUT_GRID_BARRIER
         grid_barrier(arrived, goal);
 #endif
+        if (threadIdx.x == 0) costs[start / M * gridDim.x + blockIdx.x] = told.total();
     }
-
-    objective = block_sum<BLOCK>(objective);
-    if (threadIdx.x == 0) costs[blockIdx.x] += objective;
 }

@@ -76,15 +76,19 @@ class Cooperative:
         )
         work = max(tiles["TILE_FORWARD"].blocks(m, n), m, updates)
         self._blocks = min(cp.cuda.Device().attributes["MultiProcessorCount"], work)
-        self.costs = cp.zeros(self._blocks, np.float64)
         self._arrived = cp.zeros(1, np.uint32)
         self._scalar = np.dtype(dtype).type
         self._rule = [self._scalar(r) for r in (rule.momentum, rule.l2, rule.l1)]
 
-    def begin(self, learning_rate: float) -> None:
-        """A piece with this learning rate; its costs start from zero."""
-        self.costs.fill(0)
-        self._eta = self._scalar(learning_rate)
+    def begin(self, learning_rate: float, steps: int) -> None:
+        """A piece of so many mini-batches with this learning rate."""
+        self._eta, self._done = self._scalar(learning_rate), 0
+        self._costs = cp.empty((steps, self._blocks))
+
+    def costs(self) -> Any:
+        """Of each mini-batch the objective, summed over its examples: a part a block, added up
+        once all have been trained on."""
+        return self._costs.get().sum(axis=1)
 
     def train(self, examples: int) -> None:
         """Enqueue the mini-batches of the examples that the feed has loaded."""
@@ -95,5 +99,6 @@ class Cooperative:
                 self._blocks, self._feed.x, self._feed.y, self._feed.order, np.int64(first),
                 min(LAUNCH_STEPS * self._m, examples - first), flat,
                 flat if velocity is None else velocity,  # without momentum nothing reads it
-                *self._layers, self._eta, *self._rule, self.costs, self._arrived,
+                *self._layers, self._eta, *self._rule, self._costs[self._done :], self._arrived,
             )  # fmt: skip
+            self._done += -(-min(LAUNCH_STEPS * self._m, examples - first) // self._m)

@@ -11,11 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from gpubp.kernels.cuda.feed import Resident, Streamed
-from gpubp.kernels.cuda.minibatch import MiniBatch
+from gpubp.kernels.cuda.minibatch import GRAPH_STEPS, MiniBatch
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
-
-GRAPH_STEPS = 64
 
 
 class Graphs:
@@ -26,24 +24,25 @@ class Graphs:
     ) -> None:
         self._known = (plan, parameters, feed)
         self._parameters, self._stream, self._m = parameters, stream, plan.batch_size
-        self._make()
+        self._make(feed.rows // plan.batch_size)
 
-    def _make(self) -> None:
-        self.minibatch = MiniBatch(*self._known)
+    def _make(self, steps: int) -> None:
+        self.minibatch = MiniBatch(*self._known, steps)
         self._graphs: dict[int, Any] = {}
         self._loaded = False
 
-    @property
-    def costs(self) -> Any:
-        """Sums over the piece; all of them together are the objective, summed over examples."""
-        return self.minibatch.costs
-
-    def begin(self, learning_rate: float) -> None:
-        """A piece with this learning rate; its costs start from zero."""
-        if self.minibatch.velocity is not self._parameters.velocity:
-            self._make()  # the graphs hold the address of the old one
-        self.minibatch.costs.fill(0)
+    def begin(self, learning_rate: float, steps: int) -> None:
+        """A piece of so many mini-batches with this learning rate."""
+        room = len(self.minibatch.objective)
+        if self.minibatch.velocity is not self._parameters.velocity or steps > room:
+            self._make(max(steps, room))  # the graphs hold the addresses of the old ones
+        self._steps = steps
+        self.minibatch.done.fill(0)
         self.minibatch.eta.fill(learning_rate)
+
+    def costs(self) -> Any:
+        """Of each mini-batch the objective, summed over its examples."""
+        return self.minibatch.objective[: self._steps].get()
 
     def train(self, examples: int) -> None:
         """Enqueue the mini-batches of the examples that the feed has loaded."""
@@ -53,7 +52,7 @@ class Graphs:
         if steps and not self._loaded:
             # A kernel is loaded when first launched, and capturing allows no loading.
             self.minibatch.enqueue(m, 0)
-            self.minibatch.next_steps(m)
+            self.minibatch.next_steps(m, 1)
             self._loaded, steps = True, steps - 1
         for length in (GRAPH_STEPS, 1):
             replays, steps = divmod(steps, length)
@@ -61,6 +60,7 @@ class Graphs:
                 self._graph(length).launch(self._stream)
         if rest:
             self.minibatch.enqueue(rest, 0)
+            self.minibatch.next_steps(rest, 1)
 
     def _graph(self, steps: int) -> Any:
         """The graph of that many mini-batches."""
@@ -69,7 +69,7 @@ class Graphs:
             try:
                 for step in range(steps):
                     self.minibatch.enqueue(self._m, step * self._m)
-                self.minibatch.next_steps(steps * self._m)
+                self.minibatch.next_steps(steps * self._m, steps)
             finally:
                 graph = self._stream.end_capture()
             self._graphs[steps] = graph

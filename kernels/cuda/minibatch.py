@@ -22,16 +22,22 @@ from gpubp.kernels.cuda.source import rule_constants
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
+GRAPH_STEPS = 64  # mini-batches whose launches are enqueued before next_steps, at most
+
 
 class MiniBatch:
     """The launches of one training step, and every array they touch, allocated once.
 
     ``first`` is the place in the feed's order from which offsets count, ``eta`` the learning rate;
-    both live on the device, so that a captured graph of these launches serves all steps. ``costs``
-    collects the sums of the blocks: of BP1 the examples' costs, of the updates m times the penalty.
+    both live on the device, so that a captured graph of these launches serves all steps. Blocks
+    leave their parts of a mini-batch's cost in its row of ``_costs``: of BP1 the examples' costs,
+    of the updates m times the penalty. ``next_steps`` adds them up into ``objective``, which has
+    room for ``steps`` mini-batches, from number ``done`` on.
     """
 
-    def __init__(self, plan: Plan, parameters: Parameters, feed: Resident | Streamed) -> None:
+    def __init__(
+        self, plan: Plan, parameters: Parameters, feed: Resident | Streamed, steps: int
+    ) -> None:
         self.plan, self.feed, sizes = plan, feed, plan.sizes
         dtype, m, rule = plan.dtype, plan.batch_size, plan.rule
         arithmetic = plan.precision or dtype  # of the products
@@ -76,15 +82,16 @@ class MiniBatch:
             )
             for l, (k, n) in enumerate(pairs)
         ]  # fmt: skip
-        self._next = load_kernel("next_steps", dtype, {}, 1)
-        self.first = cp.zeros(1, np.int64)
+        self._next = load_kernel("next_steps", dtype, {}, GRAPH_STEPS)
+        self.first, self.done = (cp.zeros(1, np.int64) for _ in range(2))
+        self.objective = cp.empty(steps)
         self.eta = cp.zeros(1, dtype)
         sums = [row_blocks(m)]
         if rule.penalised:
             sums += [u.tile.blocks(n, k) for u, (k, n) in zip(self._update, pairs, strict=True)]
-        self.costs = cp.zeros(sum(sums), np.float64)
-        ends = np.cumsum(sums)
-        self._penalties = [self.costs[a:b] for a, b in pairwise(ends)] or [self.costs] * len(pairs)
+        self._costs = cp.empty((GRAPH_STEPS, sum(sums)))
+        # Without penalties nobody writes them.
+        self._penalties = list(np.cumsum(sums)[:-1]) or [0] * len(pairs)
         scalar = np.dtype(dtype).type
         self._rule = [scalar(rule.momentum), scalar(rule.l2), scalar(rule.l1)]
         # Without momentum nothing reads velocities, but the kernels' arguments are the same.
@@ -95,14 +102,15 @@ class MiniBatch:
     def enqueue(self, m: int, offset: int) -> None:
         """Train on the m examples that stand ``offset`` behind the first of the order."""
         sizes, layers, delta = self.plan.sizes, self.layers, self.delta
+        costs = self._costs[offset // self.plan.batch_size]
         weights, biases = self.parameters.weights, self.parameters.biases
         place = (self.feed.order, self.first, offset)
         inputs = self.inputs
         inputs.enqueue(m, *place)
         layers.enqueue(m, inputs.x, *inputs.place(*place))
         self._bp1(
-            row_blocks(m), m, sizes[-1], layers.z[-1], layers.a[-1], self.feed.y, delta[-1],
-            self.costs, *place,
+            row_blocks(self.plan.batch_size), m, sizes[-1], layers.z[-1], layers.a[-1],
+            self.feed.y, delta[-1], costs, *place,
         )  # fmt: skip
         for l in reversed(range(len(delta) - 1)):
             k, n = sizes[l + 1], sizes[l + 2]
@@ -114,9 +122,13 @@ class MiniBatch:
                 n, k, m, n, k, delta[l],
                 *((inputs.x, *inputs.place(*place)) if l == 0 else (layers.a[l - 1],)),
                 weights[l], biases[l], self._velocities[0][l], self._velocities[1][l],
-                self.eta, *self._rule, self._penalties[l],
+                self.eta, *self._rule, costs[self._penalties[l] :],
             )  # fmt: skip
 
-    def next_steps(self, examples: int) -> None:
-        """Let offsets count from that many examples further on."""
-        self._next(1, self.first, np.int64(examples))
+    def next_steps(self, examples: int, steps: int) -> None:
+        """After so many examples, the mini-batches ``steps``: their costs; and let offsets count
+        from there on."""
+        self._next(
+            1, self.first, self.done, np.int64(examples), steps, self._costs.shape[1],
+            self._costs, self.objective,
+        )  # fmt: skip

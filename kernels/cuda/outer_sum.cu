@@ -8,8 +8,8 @@
 // velocity v where there is MOMENTUM (update.cuh). BP3 comes with the product (outer_sum_tile.cuh).
 //
 // The penalty of the weights before their update belongs to the cost of this mini-batch. Each block
-// adds m times its tile's share to a sum of its own, in double: no two blocks meet, launches follow
-// each other, so a run repeats bit for bit without atomics.
+// writes m times its tile's share, in double, to a place of its own: no two blocks meet, so a run
+// repeats bit for bit without atomics.
 //
 // Launch: a block a tile of w. With GATHER, a is the data set; see forward.cu.
 //
@@ -71,6 +71,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) outer_sum(
         shared, blockIdx.x, N, K, m, delta_i, a_i, weight, bias);
 #if UPDATE && PENALTY
     block_penalty = block_sum<BLOCK>(block_penalty);
-    if (threadIdx.x == 0) penalty[blockIdx.x] += m * block_penalty;
+    if (threadIdx.x == 0) penalty[blockIdx.x] = m * block_penalty;
 #endif
 }

@@ -171,13 +171,14 @@ struct Shared {
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "capacity.py adds up what Shared holds");
 
+constexpr int COSTS = PENALTY ? CLUSTER : 1;  // parts of a mini-batch's cost: the slices' penalties
 constexpr int VELOCITY = MOMENTUM ? sizeof(Trained) / sizeof(T) : 0;  // how far it is from its p
 
 // One network of the table, as resident.py writes it.
 struct Network {
     T *parameters, *velocities;
     const long long* order;
-    double* cost;  // a number a block
+    double* cost;  // COSTS numbers a mini-batch
     long long examples;
     Rule rule;
 };
@@ -560,7 +561,11 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
     const auto m_of = [&](int step) { return step < steps - 1 ? M : last_m; };
     const T scale = T(1) / T(M), last_scale = T(1) / T(last_m);
     const auto scale_of = [&](int step) { return step < steps - 1 ? scale : last_scale; };
-    double cost = 0, slice_penalties = 0;
+    // A step's cost is known when its head has been updated, in the step after it. Each thread has a
+    // part of it, and a barrier that is there anyway stands between the halves of their sum.
+    __shared__ BlockSum<BLOCK> told;
+    double* const costs = network.cost + begin / M * COSTS + (PENALTY ? rank : 0);
+    double cost = 0;
     layer_0<false>(s, -1, scale, rule);
 
     for (int step = 0;; step++) {
@@ -570,7 +575,12 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
 #if CLUSTER > 1
         if (step < steps) exchange(s, step, rank);
 #endif
-        if (step > 0) cost += m_of(step - 1) * update_head<0>(s, scale_of(step - 1), rule);
+        if (step > 0) {
+            const double penalty = update_head<0>(s, scale_of(step - 1), rule);
+            if (rank == 0) cost += m_of(step - 1) * penalty;
+            if (PENALTY || rank == 0) told.put(cost);
+            cost = 0;
+        }
         if (step == steps) break;
         coming.deposit(s, step + 1);
         coming.fetch(s, step + 2, x, y, first_input);
@@ -579,6 +589,9 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
 #ifndef MUTANT_ROWS_WITHOUT_BARRIER
         __syncthreads();
 #endif
+        if (t == BLOCK - 1 && step > 0 && (PENALTY || rank == 0)) {
+            costs[(step - 1) * COSTS] = told.total();
+        }
 #if CLUSTER > 1
 #ifndef MUTANT_NO_WAIT_FOR_THE_CLUSTER
         mbarrier_wait(s.arrived + BUFFER(step), step / 2 & 1);
@@ -586,7 +599,8 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
 #endif
         for (int i = warp; i < M; i += WARPS) {
             if (i < m_of(step)) {
-                cost += row(s, step, i);
+                const double own = row(s, step, i);
+                if (rank == 0) cost += own;
             } else {
 #ifndef MUTANT_ROWS_THAT_ARE_NOT_THERE
                 no_row<0>(s, i);
@@ -596,7 +610,7 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
 #ifndef MUTANT_DELTA_WITHOUT_BARRIER
         __syncthreads();
 #endif
-        slice_penalties += m_of(step) * layer_0<true>(s, step, scale_of(step), rule);
+        cost += m_of(step) * layer_0<true>(s, step, scale_of(step), rule);
     }
 
 #ifndef MUTANT_END_WITHOUT_BARRIER
@@ -607,6 +621,5 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
     store(s.velocities, network.velocities, first_input);
 #endif
     // A block may end here: all that was sent to it has come, and it sends nothing any more.
-    const double sum = block_sum<BLOCK>(slice_penalties + (rank == 0 ? cost : 0.0));
-    if (t == 0) network.cost[rank] += sum;
+    if (t == 0 && (PENALTY || rank == 0)) costs[(steps - 1) * COSTS] = told.total();
 }

@@ -73,13 +73,13 @@ class Family:
         m = plan.batch_size
         self._examples = max(1, int(_LAUNCH_SECONDS / shape.seconds)) * m  # in one launch
 
-    def costs(self, networks: int) -> Any:
-        """Where as many networks add up their costs, a row each, in as many parts as blocks."""
-        return cp.zeros((networks, self.shape.cluster))
+    def costs(self, networks: int, steps: int) -> Any:
+        """Where so many networks leave the cost of each of so many mini-batches, in parts."""
+        return cp.empty((networks, steps, self.shape.cluster if self.plan.rule.penalised else 1))
 
     def enqueue(self, members: Sequence[Member], x: Any, y: Any, costs: Any) -> None:
-        """Train each on its examples of x and y, on CuPy's current stream; add to its row of
-        ``costs`` the sum of their objectives, each before its update.
+        """Train each on its examples of x and y, on CuPy's current stream; into its row of
+        ``costs``, from the first on, the objective of each mini-batch before its update.
 
         Their rules may differ in numbers, not in kind: momentum or none, penalties or none."""
         table = np.zeros(len(members), self._row)
@@ -90,7 +90,7 @@ class Family:
             if replace(plan, rule=self.plan.rule) != self.plan:
                 raise ValueError(f"network {i} is {plan} in a family of {self.plan}")
             arrays = (flat, flat if velocity is None else velocity, member.order)
-            cost = costs.data.ptr + i * self.shape.cluster * costs.itemsize
+            cost = costs[i].data.ptr
             rule = plan.rule
             numbers = (member.learning_rate, rule.momentum, rule.l2, rule.l1)
             table[i] = (*(a.data.ptr for a in arrays), cost, member.examples, *numbers)
@@ -114,15 +114,19 @@ class OnChip:
         self._plan, self._parameters, self._feed = plan, parameters, feed
         shape = choose_shape(plan, data_layout(feed.x, feed.y), device_limits())
         self._family = Family(plan, shape, feed.x, feed.y)
-        self.costs = self._family.costs(1)
 
-    def begin(self, learning_rate: float) -> None:
-        """A piece with this learning rate; its costs start from zero."""
-        self.costs.fill(0)
-        self._eta = learning_rate
+    def begin(self, learning_rate: float, steps: int) -> None:
+        """A piece of so many mini-batches with this learning rate."""
+        self._eta, self._done = learning_rate, 0
+        self._costs = self._family.costs(1, steps)
+
+    def costs(self) -> Any:
+        """Of each mini-batch the objective, summed over its examples."""
+        return self._costs.get()[0].sum(axis=1)
 
     def train(self, examples: int) -> None:
         """Enqueue the mini-batches of the examples that the feed has loaded."""
         feed = self._feed
         member = Member(self._plan, self._parameters, feed.order, examples, self._eta)
-        self._family.enqueue([member], feed.x, feed.y, self.costs)
+        self._family.enqueue([member], feed.x, feed.y, self._costs[:, self._done :])
+        self._done += -(-examples // self._plan.batch_size)

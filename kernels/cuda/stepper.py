@@ -90,18 +90,19 @@ class Stepper:
         # Compiled and allocated before training changes anything.
         self._way = WAYS[self.way](plan, parameters, self._feed, self._stream)
 
-    def run(self, order: Any, learning_rate: float) -> float:
-        """Train on the examples of ``order``; the mean of their objective before each update."""
+    def run(self, order: Any, learning_rate: float) -> Any:
+        """Train on the examples of ``order``; the objective of each mini-batch before its update,
+        summed over its examples."""
         way, feed, stream = self._way, self._feed, self._stream
         # What was done to the weights so far was done on another stream.
         cp.cuda.get_current_stream().synchronize()
         with stream:
             try:
-                way.begin(learning_rate)
+                way.begin(learning_rate, -(-len(order) // self.plan.batch_size))
                 for start in range(0, len(order), feed.rows):
                     piece = order[start : start + feed.rows]
                     feed.load(piece, stream)
                     way.train(len(piece))
-                return float(way.costs.get().sum()) / len(order)
+                return way.costs()
             finally:
                 stream.synchronize()  # also when interrupted: the weights are then at rest

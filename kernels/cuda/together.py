@@ -43,30 +43,31 @@ class SideBySide:
 
     def __init__(self, family: Family, networks: int, x: Any, y: Any) -> None:
         self.family, self._data = family, (x, y)
-        self._costs = family.costs(networks)
         self._stream = cp.cuda.Stream(non_blocking=True)
 
     def stepper(self, plan: Plan, parameters: Parameters) -> One:
         """That of one network, whose rule may have numbers of its own."""
         return One(self, plan, parameters)
 
-    def run(self, pieces: Sequence[tuple[One, Any, float]]) -> list[float]:
-        """Train each Stepper's network on its order (int64) with its learning rate; their costs."""
-        costs, stream = self._costs, self._stream
+    def run(self, pieces: Sequence[tuple[One, Any, float]]) -> list[Any]:
+        """Train each Stepper's network on its order (int64) with its learning rate; the costs of
+        each one's mini-batches."""
+        stream, m = self._stream, self.family.plan.batch_size
+        steps = [-(-len(order) // m) for _, order, _ in pieces]
         # What was done to the weights so far was done on another stream.
         cp.cuda.get_current_stream().synchronize()
         with stream:
             try:
-                costs.fill(0)
+                costs = self.family.costs(len(pieces), max(steps))
                 members = [
                     Member(one.plan, one.parameters, _copied(order, stream), len(order), rate)
                     for one, order, rate in pieces
                 ]
                 self.family.enqueue(members, *self._data, costs)
-                sums = costs.get()
+                parts = costs.get()
             finally:
                 stream.synchronize()  # also when interrupted: the weights are then at rest
-        return [float(sums[i].sum()) / len(order) for i, (_, order, _) in enumerate(pieces)]
+        return [parts[i, :count].sum(axis=1) for i, count in enumerate(steps)]
 
 
 class One:
@@ -76,7 +77,7 @@ class One:
         self.plan, self.parameters = plan, parameters
         self._together = together
 
-    def run(self, order: Any, learning_rate: float) -> float:
+    def run(self, order: Any, learning_rate: float) -> Any:
         return self._together.run([(self, order, learning_rate)])[0]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import reprlib
 import stat
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.errors import DataFormatError
+from gpubp.folders import path_text
 
 FilePath = str | os.PathLike[str]
 Pair = tuple[NDArray[Any], NDArray[Any]]  # x (n, n_in), y (n,), int64 but for real targets
@@ -53,19 +53,6 @@ class Stream(Protocol):
     """Anything with ``read(n)``: at most n bytes, none at the end."""
 
     def read(self, n: int, /) -> bytes: ...
-
-
-def path_text(path: FilePath, what: str = "path") -> str:
-    """The path as a str; ``what`` is the argument's name where it is none. An int would be taken
-    for an open file's number."""
-    if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
-        raise TypeError(
-            f"{what}={reprlib.repr(path)} must be the name of a file or folder, a str or a "
-            "pathlib.Path"
-        )
-    if "\0" in text:
-        raise ValueError(f"{what}={reprlib.repr(text)} holds a zero byte: no file is called so")
-    return text
 
 
 @contextmanager

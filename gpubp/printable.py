@@ -1,0 +1,32 @@
+"""Foreign text made fit to be printed: names, formulas and values that a file or a user chose.
+
+A terminal obeys control characters, and turns text around at others; so in a sentence they stand
+escaped, and what is long is cut.
+"""
+
+from __future__ import annotations
+
+import reprlib
+
+LONGEST = 80  # characters of one quoted value
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """``text`` with every character that is not printed escaped, as ``repr`` would; of more than
+    ``most`` characters the first and the last."""
+    if most is not None and len(text) > most:
+        head = (most - 3) * 2 // 3
+        text = f"{text[:head]}...{text[-(most - 3 - head) :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def brief(value: object) -> str:
+    """``repr(value)`` in at most 80 characters, however deep or long it is."""
+    return printable(reprlib.repr(value), LONGEST)
+
+
+def name_of(thing: object) -> str:
+    """The name that an activation or a cost bears, which may be its whole formula, in quotes."""
+    return repr(printable(str(getattr(thing, "name", thing)), LONGEST)).replace("\\\\", "\\")

@@ -122,16 +122,18 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
     Raises ``TypeError`` or ``ValueError`` for a network that could not be loaded again, one with
     NaN among its weights for example, and ``OSError`` where the file cannot be written.
     """
-    write_tensors(path, *_stored(network))
+    write_tensors(path, *_stored(network, network.training))
 
 
-def rehearse(network: Network, path: str | os.PathLike[str]) -> None:
+def rehearse(network: Network, path: str | os.PathLike[str], resume: bool) -> None:
     """Everything that :func:`save` does, but that the file takes its place: so what would fail
-    after an hour of training fails now."""
-    write_tensors(path, *_stored(network), rehearsal=True)
+    after an hour of training fails now. Without ``resume`` the network's last run is left out."""
+    write_tensors(path, *_stored(network, network.training if resume else None), rehearsal=True)
 
 
-def _stored(network: Network) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+def _stored(
+    network: Network, training: Training | None
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
     """(tensors, header), which passed the check of those that are read."""
     asnumpy, parameters = network.backend.asnumpy, network.parameters
     kind = type(network.rng.bit_generator)
@@ -153,7 +155,6 @@ def _stored(network: Network) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str
         "rng": state_to_json(network.rng.bit_generator.state),
         "training": None,
     }
-    training = network.training
     if training is not None:
         plain = {"int": int, "float": float, "bool": bool}  # without NumPy's types
         header["training"] = {

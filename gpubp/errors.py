@@ -19,6 +19,22 @@ class DeviceMemoryError(MemoryError):
     """The GPU's memory does not suffice; the message gives the bytes needed and what to change."""
 
 
+class CheckpointError(OSError):
+    """Training ended, well or by its ``__cause__``, and its checkpoint could not be written: the
+    network in memory holds all of it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"{error}; the network in memory holds all of the training: save it elsewhere with "
+            "net.save(path)"
+        )
+        self.reason = error
+        self.errno = getattr(error, "errno", None)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.reason,))
+
+
 class IntensityWarning(UserWarning):
     """Inputs look like images on the scale of bytes, 0 to 255, that nobody divides by 255."""
 

@@ -17,7 +17,7 @@ def path_text(path: str | os.PathLike[str], what: str = "path") -> str:
             f"{what}={brief(path)} must be the name of a file or folder, a str or a pathlib.Path"
         )
     if not text:
-        raise ValueError(f"{what}='' is empty: give the name of a file or folder")
+        raise ValueError(f"{what}='' names nothing: give the name of a file or folder")
     if "\0" in text:
         raise ValueError(f"{what}={brief(text)} holds a zero byte: no file is called so")
     return text

@@ -4,8 +4,8 @@
 
 The safetensors library writes, and is checked: some versions store strided arrays wrongly without
 a word. Reading needs no library: once the header agrees with the size of the file, each array is
-filled straight from it, so a lying header is refused before any memory is taken. The JSON also holds a
-digest of the whole file, as it would be with zeros in the digest's place: a changed byte is found.
+filled straight from it, so a lying header is refused before any memory is taken. The metadata hold
+a digest of all bytes, those in the digest's own place taken as zeros: no changed byte is loaded.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def check_target(path: str | os.PathLike[str]) -> None:
     """``OSError``, ``TypeError`` or ``ValueError`` now, where writing ``path`` would fail later: a
     file is made beside it, and removed."""
     try:
-        with _temporary(os.path.realpath(path_text(path))) as (_, file):
+        with temporary(os.path.realpath(path_text(path))) as (_, file):
             file.flush()
     except OSError as error:
         raise _explained(error, f"cannot write {_name(path)}") from error
@@ -159,19 +159,19 @@ def _replace(
     path: str, parts: Sequence[bytes | memoryview], arrays: Mapping[str, np.ndarray],
     rehearsal: bool,
 ) -> None:  # fmt: skip
-    with _temporary(path) as (temporary, file):
+    with temporary(path) as (name, file):
         for part in parts:
             file.write(part)
         file.flush()
         os.fsync(file.fileno())
-        written, _ = read_tensors(temporary)
+        written, _ = read_tensors(name)
         for key, array in arrays.items():
             back = written[key]
             if (back.shape, back.tobytes()) != (array.shape, array.tobytes()):
                 raise OSError(errno.EIO, f"tensor {key!r} read back changed")
         if rehearsal:
             return
-        _take_place(temporary, path)
+        take_place(name, path)
     with suppress(OSError):  # not every system syncs a directory; the data itself is on the disk
         descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
         try:
@@ -181,7 +181,7 @@ def _replace(
 
 
 @contextmanager
-def _temporary(path: str) -> Iterator[tuple[str, IO[bytes]]]:
+def temporary(path: str) -> Iterator[tuple[str, IO[bytes]]]:
     """A file beside ``path`` to write, which is gone afterwards unless it took path's place. Where
     there is a file already, nobody but the owner may read it before."""
     _refuse_irregular(path)
@@ -190,36 +190,37 @@ def _temporary(path: str) -> Iterator[tuple[str, IO[bytes]]]:
         with suppress(FileNotFoundError):
             os.lstat(path)
     directory, name = os.path.split(path)
-    if there and os.name == "posix" and os.stat(directory).st_mode & stat.S_ISVTX:
-        if os.geteuid() not in (0, os.stat(directory).st_uid, os.lstat(path).st_uid):
+    if there and os.name == "posix" and (folder := os.stat(directory)).st_mode & stat.S_ISVTX:
+        owners = (0, folder.st_uid, os.lstat(path).st_uid)  # in /tmp nobody else replaces a file
+        if os.geteuid() not in owners:
             raise PermissionError(errno.EPERM, "it is another user's; choose another name")
     label = _label(name)
     _remove_stale(directory, label)
-    temporary = os.path.join(directory, f".{label}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    made = os.path.join(directory, f".{label}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     private = (lambda name, flags: os.open(name, flags, 0o600)) if there else None
-    _unfinished.add(temporary)
+    _unfinished.add(made)
     try:
-        with open(temporary, "xb", opener=private) as file:  # of a new one the umask says the mode
-            yield temporary, file
+        with open(made, "xb", opener=private) as file:  # of a new one the umask says the mode
+            yield made, file
     finally:
         with suppress(OSError):  # nothing to remove: it has its final name
-            os.unlink(temporary)
-        _unfinished.discard(temporary)
+            os.unlink(made)
+        _unfinished.discard(made)
 
 
-def _take_place(temporary: str, path: str) -> None:
-    """``temporary`` becomes ``path``, with the mode and the group of the file that is there."""
+def take_place(made: str, path: str) -> None:
+    """The temporary ``made`` becomes ``path``, in the mode and the group of the file there."""
     with suppress(FileNotFoundError):
         before = os.stat(path)
         if os.name == "posix":
             mode = stat.S_IMODE(before.st_mode) & 0o777
-            if before.st_gid != os.stat(temporary).st_gid:
+            if before.st_gid != os.stat(made).st_gid:
                 try:
-                    os.chown(temporary, -1, before.st_gid)
+                    os.chown(made, -1, before.st_gid)
                 except OSError:
                     mode &= 0o707  # what that group was allowed is not for another one
-            os.chmod(temporary, mode)
-    os.replace(temporary, path)
+            os.chmod(made, mode)
+    os.replace(made, path)
 
 
 def _label(name: str) -> str:

@@ -8,14 +8,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import IO, Any, BinaryIO, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.errors import DataFormatError
 from gpubp.folders import path_text
+from gpubp.tensorfile import take_place, temporary
 
 FilePath = str | os.PathLike[str]
 Pair = tuple[NDArray[Any], NDArray[Any]]  # x (n, n_in), y (n,), int64 but for real targets
@@ -75,18 +75,14 @@ def open_regular(path: FilePath) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing(path: FilePath) -> Iterator[BinaryIO]:
+def replacing(path: FilePath) -> Iterator[IO[bytes]]:
     """A file to write that takes the place of ``path`` at the end, whole, or not at all."""
-    target = Path(path_text(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    target = path_text(path)
+    with temporary(target) as (name, file):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        take_place(name, target)
 
 
 class Gunzip:

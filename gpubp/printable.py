@@ -22,11 +22,10 @@ def printable(text: str, most: int | None = None) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = LONGEST
+
+
 def brief(value: object) -> str:
     """``repr(value)`` in at most 80 characters, however deep or long it is."""
-    return printable(reprlib.repr(value), LONGEST)
-
-
-def name_of(thing: object) -> str:
-    """The name that an activation or a cost bears, which may be its whole formula, in quotes."""
-    return repr(printable(str(getattr(thing, "name", thing)), LONGEST)).replace("\\\\", "\\")
+    return printable(_SHORT.repr(value), LONGEST)

@@ -9,6 +9,7 @@ same kernels on the stand-in for CuPy of tests/cuda_on_cpu.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +37,11 @@ def _cuda() -> list[Any]:
 
 CUDA = _cuda()
 _LONG = {"long_on_the_stand_in": "cuda-on-cpu", "long_on_the_chip": "panels-cuda-on-cpu"}
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As under nohup and behind "&" in a script: what is tested here is a process that takes Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:

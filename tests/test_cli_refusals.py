@@ -69,7 +69,7 @@ REFUSED = {
     f"{TRAIN} --save t.npz": "another file of this command",
     f"{TRAIN} --plot ./t.npz": "another file of this command",
     f"{TRAIN} --save a.png --plot a.png": "another file of this command",
-    f"{TRAIN} --save ''": "it is a directory",
+    f"{TRAIN} --save ''": "names nothing",
     f"{TRAIN} --plot nowhere/f.png": "there is no folder",
     f"{TRAIN} --plot f.doc": ".png",
     f"{TRAIN} --resume missing.net": "missing.net",

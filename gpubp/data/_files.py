@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gpubp.errors import DataFormatError
 from gpubp.folders import path_text
+from gpubp.printable import printable
 from gpubp.tensorfile import take_place, temporary
 
 FilePath = str | os.PathLike[str]
@@ -62,7 +63,8 @@ def open_regular(path: FilePath) -> Iterator[BinaryIO]:
         mode = os.stat(path_text(path)).st_mode
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"there is no file {os.fspath(path)}: check the name, or the folder you run in"
+            f"there is no file {printable(os.fspath(path))}: check the name, or the folder you run "
+            "in"
         ) from None
     if not stat.S_ISREG(mode):
         # Looked at before opening: opening a pipe would wait for its writer.

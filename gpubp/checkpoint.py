@@ -33,7 +33,7 @@ _COUNTERS = ("examples", "batch_size", "momentum", "epochs", "epoch", "step", "c
 
 
 def _activation_to_json(activation: Activation | Softmax) -> Any:
-    if activation == ACTIVATIONS.get(activation.name):
+    if activation in ACTIVATIONS.values():
         return activation.name
     if not isinstance(activation, Activation):
         raise TypeError(f"activation {brief(activation)} cannot be saved: it is no formula")
@@ -56,7 +56,7 @@ def _activation_from_json(stored: Any) -> Activation | Softmax:
 
 
 def _cost_to_json(cost: Cost) -> Any:
-    if cost == COSTS.get(cost.name):
+    if cost in COSTS.values():
         return cost.name
     return {
         "name": cost.name,

@@ -14,12 +14,17 @@ LONGEST = 80  # characters of one quoted value
 def printable(text: str, most: int | None = None) -> str:
     """``text`` with every character that is not printed escaped, as ``repr`` would; of more than
     ``most`` characters the first and the last."""
-    if most is not None and len(text) > most:
-        head = (most - 3) * 2 // 3
-        text = f"{text[:head]}...{text[-(most - 3 - head) :]}"
+    text = _cut(text, most)
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return _cut("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), most)
+
+
+def _cut(text: str, most: int | None) -> str:
+    if most is None or len(text) <= most:
+        return text
+    head = (most - 3) * 2 // 3
+    return f"{text[:head]}...{text[-(most - 3 - head) :]}"
 
 
 _SHORT = reprlib.Repr()

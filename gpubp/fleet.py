@@ -24,7 +24,7 @@ import numpy as np
 from .arrays import as_array
 from .errors import DivergenceError
 from .fleet_result import FleetResult, FleetRow
-from .interrupt import deferred_interrupt, interruption
+from .interrupt import deferred_interrupt
 from .network import Network
 from .plan import threads_at_hand
 from .printable import brief
@@ -391,7 +391,7 @@ def _train(
     with deferred_interrupt() as interrupted, ThreadPoolExecutor(sum(workers.values())) as pool:
 
         def stopping() -> bool:
-            return bool(failures or interrupted())
+            return bool(failures) or interrupted()
 
         try:
             futures = [
@@ -415,7 +415,7 @@ def _train(
         if not isinstance(failure, KeyboardInterrupt):
             raise failure
     if failures or interrupted():
-        raise interruption(interrupted())
+        raise interrupted.exception()
 
 
 class _Alone:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,23 +25,30 @@ class Terminated(KeyboardInterrupt):
         super().__init__(f"ended by {signal.Signals(number).name}")
 
 
-def interruption(number: int) -> KeyboardInterrupt:
-    """The exception for the signal that came."""
-    return Terminated(number) if number in _ENDING else KeyboardInterrupt()
+class Flag:
+    """Whether a signal came, when called; its ``number``, 0 before."""
+
+    number = 0
+
+    def __call__(self) -> bool:
+        return self.number != 0
+
+    def exception(self) -> KeyboardInterrupt:
+        """What to raise for it."""
+        return Terminated(self.number) if self.number in _ENDING else KeyboardInterrupt()
 
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], int]]:
-    """Ctrl-C, SIGTERM and SIGHUP set a flag, the signal's number, that the loop polls at step
-    boundaries, to raise ``KeyboardInterrupt``; a second Ctrl-C acts at once."""
+def deferred_interrupt() -> Iterator[Flag]:
+    """Ctrl-C, SIGTERM and SIGHUP set a flag that the loop polls at step boundaries, to raise
+    ``KeyboardInterrupt``; a second Ctrl-C acts at once."""
+    flag = Flag()
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0  # Python delivers signals to the main thread only
+        yield flag  # Python delivers signals to the main thread only
         return
-    hit = 0
 
     def handler(number: int, frame: Any) -> None:
-        nonlocal hit
-        hit = hit or number
+        flag.number = flag.number or number
         if signal.SIGINT in before:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
 
@@ -52,11 +59,11 @@ def deferred_interrupt() -> Iterator[Callable[[], int]]:
     try:
         for number in before:
             signal.signal(number, handler)
-        yield lambda: hit
+        yield flag
     except KeyboardInterrupt as error:
-        if hit not in _ENDING or isinstance(error, Terminated):
+        if flag.number not in _ENDING or isinstance(error, Terminated):
             raise
-        raise Terminated(hit) from None
+        raise flag.exception() from None
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)

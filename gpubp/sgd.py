@@ -23,7 +23,7 @@ from .backprop import feedforward
 from .callbacks import as_callbacks
 from .errors import DivergenceError
 from .history import Epoch, History
-from .interrupt import deferred_interrupt, interruption
+from .interrupt import deferred_interrupt
 from .keeper import Keeper
 from .optimiser import UpdateRule
 from .plan import Plan
@@ -440,7 +440,7 @@ def fit(
             run.finish()
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
-                error = interruption(interrupted())
+                error = interrupted.exception()
             if keeper is not None:
                 keeper.keep(error)  # whatever happened, the run stands at a step boundary
             raise

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _FIGURES = len(fields(Epoch))
 _NOT_FINITE = ("inf", "-inf", "nan")  # which JSON has no numbers for
 
 
-def _refuse(where: str, value: object, wanted: str) -> None:
+def _refuse(where: str, value: object, wanted: str) -> NoReturn:
     raise ValueError(f"{where} = {brief(value)}, not {wanted}")
 
 

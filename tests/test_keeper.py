@@ -198,7 +198,7 @@ def test_writing_takes_a_tenth_of_the_time_at_most(
 
 
 @pytest.fixture
-def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """While ``full[0]``, nothing can be written to ``tmp_path``: its disk is full."""
     state, honest = [False], tensorfile.take_place
 
@@ -210,7 +210,7 @@ def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]
     monkeypatch.setattr(tensorfile, "take_place", take_place)
     monkeypatch.setattr(keeper, "_SECONDS", 0.0)
     monkeypatch.setattr(keeper, "_SHARE", 1.0)
-    yield state
+    return state
 
 
 class Fill(gpubp.Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 import tracemalloc
@@ -100,10 +101,8 @@ def test_every_state_that_training_leaves_comes_back(
         callbacks.append(gpubp.EarlyStopping(patience, "cost"))
     run = {"epochs": epochs, "batch_size": 4, "learning_rate": rate, "momentum": momentum}
     path = tmp_path / "net"
-    try:
+    with contextlib.suppress(KeyboardInterrupt, gpubp.DivergenceError):
         net.fit(X, Y, **run, callbacks=callbacks, checkpoint=path)
-    except (KeyboardInterrupt, gpubp.DivergenceError):
-        pass
     loaded = gpubp.load(path, "reference")
     assert_same(loaded, net)
     more = run | {"epochs": 3, "learning_rate": 0.1, "resume": True}

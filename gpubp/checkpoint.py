@@ -189,8 +189,10 @@ def load(
 
     Like the backend, ``precision`` is no part of a checkpoint: give it again to go on in it.
 
+    A ``UserWarning`` says that a file is of an older version, which has no digest.
+
     Raises:
-        DataFormatError: the file is not a checkpoint of gpubp, or is damaged.
+        DataFormatError: the file is not a checkpoint of gpubp, or a byte of it is damaged.
         FileNotFoundError: there is no such file.
     """
     chosen = get_backend(backend)

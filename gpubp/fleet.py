@@ -159,8 +159,8 @@ class Fleet(Sequence[Network]):
 
         Raises:
             ValueError, TypeError: one sentence on what cannot be trained with.
-            KeyboardInterrupt: Ctrl-C, every network at a step boundary; ``result`` has what they
-                reached, and ``resume=True`` continues.
+            KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, every network at a step boundary;
+                ``result`` has what they reached, and ``resume=True`` continues.
         """
         given = {
             "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,

@@ -349,8 +349,9 @@ class Network:
                 functions called after each epoch.
             progress: ``None`` shows a progress bar on a terminal only; ``True`` always, ``False``
                 never.
-            checkpoint: a file that holds the run, to within 5 seconds: written between epochs, at
-                the end, on Ctrl-C and on divergence.
+            checkpoint: a file that holds the run, to within 5 seconds (or ten times what writing it
+                takes): written at step boundaries, at the end, on Ctrl-C and on divergence. All
+                that writing needs is tried before training.
             resume: continue the run that this network carries, after Ctrl-C or ``gpubp.load``:
                 same order of examples, momentum and history, bit for bit.
 
@@ -358,7 +359,10 @@ class Network:
             ValueError, TypeError: one sentence on what cannot be trained with.
             DivergenceError: the cost or the weights left the finite numbers; the network keeps the
                 last finite weights.
-            KeyboardInterrupt: Ctrl-C, at a step boundary; the network keeps its weights.
+            KeyboardInterrupt: Ctrl-C, at a step boundary; the network keeps its weights. SIGTERM
+                and SIGHUP too, in the main thread and where nobody else handles them.
+            CheckpointError: training ended, and its last checkpoint could not be written; the
+                network keeps its weights.
         """
         with self.backend.device():
             return sgd_fit(
@@ -369,7 +373,10 @@ class Network:
             )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write network and training state to one safetensors file, atomically."""
+        """Write network and training state to one safetensors file, atomically, with a digest.
+
+        Raises ``OSError`` where that cannot be, ``ValueError`` or ``TypeError`` for what could not
+        be loaded again: weights that are NaN, a bit generator of your own."""
         from .checkpoint import save
 
         save(self, path)

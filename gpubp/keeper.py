@@ -44,7 +44,7 @@ class Keeper(Callback):
             return
         try:
             self._network.save(self._path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             if not self._warned:
                 self._warned = True
                 warnings.warn(f"{error}; training goes on, and it is tried again", stacklevel=2)
@@ -59,5 +59,5 @@ class Keeper(Callback):
         """
         try:
             self._network.save(self._path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(error) from cause

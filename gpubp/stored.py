@@ -143,6 +143,8 @@ def check_stored(header: Any, tensors: Mapping[str, Array]) -> None:
         _integer(1, _MOST)(n, f"sizes[{i}]")
     if dtype not in ("float32", "float64"):
         _refuse("dtype", dtype, "float32 or float64")
+    if len(tensors) < 2 * (len(sizes) - 1):  # before a name is made for each of them
+        raise ValueError(f"{len(tensors)} tensors for a network of {len(sizes)} layers")
     if not isinstance(activations, list) or len(activations) != len(sizes) - 1:
         _refuse("activations", activations, f"a list of {len(sizes) - 1}")
     check_classes(header.get("classes"), sizes[-1])

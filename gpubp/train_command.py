@@ -105,8 +105,13 @@ def train(args: Namespace) -> int:
     if args.plot is not None:
         from .plot import plot_history
 
-        plot_history(net.history, args.plot, _r2(net, validation) if data.real else None)
-        tell(f"plotted to {args.plot}")
+        try:
+            plot_history(net.history, args.plot, _r2(net, validation) if data.real else None)
+            tell(f"plotted to {args.plot}")
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # the result is told all the same
+            failed = failed or f"cannot plot to {args.plot}: {error.strerror or error}"
     test = net.evaluate(*data.test)
     summary = [*_best(net.history, bool(callbacks) or data.real, bool(callbacks)), f"test {test}"]
     if data.real:
@@ -172,7 +177,7 @@ def _fit(
         elif net.training is None or not os.path.exists(args.save):
             told = "nothing was saved, as training had not begun"
         else:
-            told = f"saved to {args.save}: continue with {_resume_command(args, args.save)}"
+            told = f"saved to {args.save}: continue with {_resume_command(args)}"
         error.args = (f"{place}; {told}",)
         raise
     return None
@@ -284,7 +289,9 @@ def _validation_cost(row: Epoch) -> float:
     return float("inf") if row.validation_cost is None else row.validation_cost
 
 
-def _resume_command(args: Namespace, file: str) -> str:
+def _resume_command(args: Namespace, file: str | None = None) -> str:
+    """What continues the run that ``file`` holds, or else --save."""
+    file = file or args.save
     words = ["gpubp", "train", "--resume", file, "--save", file]
     for name in _RUN_OPTIONS:
         value = getattr(args, name)

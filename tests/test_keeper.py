@@ -427,6 +427,21 @@ def test_what_was_trained_is_saved_elsewhere_where_the_disk_is_full(
     succeed(run(found[2].removeprefix("gpubp ")))
 
 
+def test_a_picture_that_cannot_be_written_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(tmp_path, monkeypatch)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    code, out, err = run(f"{TRAIN} --backend reference --quiet --plot t.png")
+    assert code == 2
+    assert "test " in out
+    assert err == "gpubp: cannot plot to t.png: No space left on device\n"
+
+
 @posix
 @pytest.mark.parametrize("option", ["--save", "--plot"])
 def test_names_that_are_too_long_are_refused_before_the_data_are_read(

@@ -240,6 +240,9 @@ def test_hostile_values_are_refused_before_anything_is_made_of_them(
     keys = tuple(int(key) if key.isdigit() else key for key in where.split("."))
     write_tensors(tmp_path / "net", tensors, put(header, keys, value))
     began = time.process_time()
+    with pytest.raises(gpubp.DataFormatError):
+        gpubp.load(tmp_path / "net", "reference")
+    assert time.process_time() - began <= 1.0
     tracemalloc.start()
     try:
         with pytest.raises(gpubp.DataFormatError) as caught:
@@ -247,7 +250,6 @@ def test_hostile_values_are_refused_before_anything_is_made_of_them(
         assert tracemalloc.get_traced_memory()[1] <= 64 * 2**20
     finally:
         tracemalloc.stop()
-    assert time.process_time() - began <= 1.0
     assert told in str(caught.value)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) <= len(str(tmp_path)) + 300

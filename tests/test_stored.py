@@ -205,7 +205,7 @@ HOSTILE: list[tuple[str, str, Any, str]] = [
     ("PCG64", "training.order_state", None, "whose order was never drawn"),
     ("PCG64", "training.more", 1, "training with an unknown 'more'"),
     ("PCG64", "classes", ["a", "a", "b"], "two classes have the same name"),
-    ("PCG64", "sizes", [1] * 300_000, "6 tensors for a network of 300000 layers"),
+    ("PCG64", "sizes", [1] * 300_000, "7 tensors for a network of 300000 layers"),
     ("PCG64", "format", "\x1b]0;title\x07", r"found format '\x1b]0;title\x07'"),
 ]
 

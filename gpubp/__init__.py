@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .cost import Cost, define_cost
     from .errors import (
         BackendUnavailable,
+        CheckpointError,
         DataFormatError,
         DeviceMemoryError,
         DivergenceError,
@@ -40,6 +41,7 @@ __all__ = [
     "Backend",
     "BackendUnavailable",
     "Callback",
+    "CheckpointError",
     "Cost",
     "DataFormatError",
     "DeviceMemoryError",
@@ -74,6 +76,7 @@ _HOMES = {
     "cost": ("Cost", "define_cost"),
     "errors": (
         "BackendUnavailable",
+        "CheckpointError",
         "DataFormatError",
         "DeviceMemoryError",
         "DivergenceError",

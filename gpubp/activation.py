@@ -20,6 +20,7 @@ import numpy as np
 
 from .errors import is_name, unknown
 from .expression import Expression
+from .printable import brief
 from .slope import check_derivative
 
 # SELU's two constants (Klambauer et al., 2017): the fixed point of mean 0, variance 1.
@@ -128,7 +129,7 @@ def get_activation(activation: str | Activation | Softmax) -> Activation | Softm
         return activation
     if not isinstance(activation, str):
         raise TypeError(
-            f"an activation is a name, a formula in z or an Activation, not {activation!r}"
+            f"an activation is a name, a formula in z or an Activation, not {brief(activation)}"
         )
     if activation in ACTIVATIONS:
         return ACTIVATIONS[activation]

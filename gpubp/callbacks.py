@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .arrays import check_count, check_number
 from .errors import unknown
 from .history import check_watched
+from .printable import brief
 
 if TYPE_CHECKING:
     from .sgd import Training
@@ -76,7 +77,7 @@ class EarlyStopping(Callback):
 def as_callbacks(callbacks: Any) -> list[Callback]:
     """A list of Callback objects, objects with some of their methods, or functions as Callbacks."""
     if not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks={callbacks!r} must be a list of callbacks")
+        raise TypeError(f"callbacks={brief(callbacks)} must be a list of callbacks")
     return [_as_callback(item) for item in callbacks]
 
 
@@ -86,7 +87,7 @@ def _as_callback(item: Any) -> Callback:
     names = ("on_resume", "on_epoch", "on_interval")
     methods = {name: getattr(item, name) for name in names if hasattr(item, name)}
     if isinstance(item, type) or not (methods or callable(item)):
-        raise TypeError(f"a callback is a gpubp.Callback object or a function, not {item!r}")
+        raise TypeError(f"a callback is a gpubp.Callback object or a function, not {brief(item)}")
     adapted = Callback()
     vars(adapted).update(methods or {"on_epoch": item})
     return adapted

@@ -2,7 +2,8 @@
 
 The file layer (atomic, strict) is :mod:`gpubp.tensorfile`. Arrays: ``weights.i``, ``biases.i``,
 and of a training run ``velocity``, ``best``, ``last`` and ``history``. The rest is in the JSON
-header. Activations and costs of your own are stored as their formulas, never as code.
+header; :mod:`gpubp.stored` describes its every value. Activations and costs of your own are stored
+as their formulas, never as code.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import astuple, fields
-from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -19,22 +19,24 @@ from .activation import ACTIVATIONS, Activation, Softmax
 from .backend import Backend, get_backend
 from .cost import COSTS, Cost
 from .errors import DataFormatError
-from .expression import Expression
+from .expression import MAX_LENGTH, Expression
 from .history import Epoch, History
 from .network import Network
+from .printable import LONGEST, brief, printable
 from .sgd import Training
+from .stored import GENERATORS, check_stored, keyed, state_from_json, state_to_json, sum_to_json
 from .tensorfile import read_tensors, write_tensors
 
 _FORMAT = "gpubp-1"
-_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _COUNTERS = ("examples", "batch_size", "momentum", "epochs", "epoch", "step", "cost_sum",
              "seconds", "best_after", "stopped")  # fmt: skip
 
 
 def _activation_to_json(activation: Activation | Softmax) -> Any:
-    if activation == ACTIVATIONS.get(activation.name):
+    if activation in ACTIVATIONS.values():
         return activation.name
-    assert isinstance(activation, Activation)
+    if not isinstance(activation, Activation):
+        raise TypeError(f"activation {brief(activation)} cannot be saved: it is no formula")
     return {
         "name": activation.name,
         "sigma": activation.sigma.source,
@@ -44,16 +46,17 @@ def _activation_to_json(activation: Activation | Softmax) -> Any:
 
 def _activation_from_json(stored: Any) -> Activation | Softmax:
     if isinstance(stored, str):
-        return ACTIVATIONS[stored]
+        return ACTIVATIONS[stored] if stored in ACTIVATIONS else _unknown("activation", stored)
+    keyed(stored, ("name", "sigma", "sigma_prime"), "an activation")
     return Activation(
-        stored["name"],
+        _name(stored["name"]),
         Expression(stored["sigma"], ("z",)),
         Expression(stored["sigma_prime"], ("z", "a")),
     )
 
 
 def _cost_to_json(cost: Cost) -> Any:
-    if cost == COSTS.get(cost.name):
+    if cost in COSTS.values():
         return cost.name
     return {
         "name": cost.name,
@@ -66,33 +69,32 @@ def _cost_to_json(cost: Cost) -> Any:
 
 def _cost_from_json(stored: Any) -> Cost:
     if isinstance(stored, str):
-        return COSTS[stored]
+        return COSTS[stored] if stored in COSTS else _unknown("cost", stored)
+    keyed(stored, ("name", "cost", "grad_a", "grad_z", "unit_interval"), "a cost")
+    if type(stored["unit_interval"]) is not bool:
+        raise ValueError(f"unit_interval = {brief(stored['unit_interval'])}, not true or false")
     variables = ("z", "a", "y")
     grad_z = stored["grad_z"]
     return Cost(
-        stored["name"],
+        _name(stored["name"]),
         Expression(stored["cost"], variables),
         Expression(stored["grad_a"], variables),
         None if grad_z is None else Expression(grad_z, variables),
-        bool(stored["unit_interval"]),
+        stored["unit_interval"],
     )
 
 
-def _state_to_json(state: Any) -> Any:
-    """A bit generator's state without NumPy's types."""
-    if isinstance(state, Mapping):
-        return {key: _state_to_json(value) for key, value in state.items()}
-    if isinstance(state, np.ndarray):
-        return {"array": state.tolist(), "dtype": state.dtype.name}
-    return int(state) if isinstance(state, np.integer) else state
+def _name(stored: Any) -> str:
+    if not isinstance(stored, str) or len(stored) > MAX_LENGTH:
+        raise ValueError(
+            f"the name {brief(stored)} of a formula, which has one of at most {MAX_LENGTH} "
+            "characters"
+        )
+    return stored
 
 
-def _state_from_json(state: Any) -> Any:
-    if isinstance(state, dict) and set(state) == {"array", "dtype"}:
-        return np.array(state["array"], state["dtype"])
-    if isinstance(state, dict):
-        return {key: _state_from_json(value) for key, value in state.items()}
-    return state
+def _unknown(what: str, name: str) -> NoReturn:
+    raise ValueError(f"unknown {what} {brief(name)}")
 
 
 def _history_to_array(history: History) -> np.ndarray[Any, Any]:
@@ -105,10 +107,7 @@ def _history_to_array(history: History) -> np.ndarray[Any, Any]:
 
 
 def _history_from_array(array: np.ndarray[Any, Any]) -> History:
-    n = len(fields(Epoch))
-    if array.ndim != 2 or array.shape[1] != 2 * n or array.dtype != np.float64:
-        raise ValueError(f"history of {array.dtype} and shape {array.shape}")
-    rows = []
+    n, rows = len(fields(Epoch)), []
     for row in array.tolist():
         values: list[Any] = [
             v if there else None for v, there in zip(row[:n], row[n:], strict=True)
@@ -118,13 +117,30 @@ def _history_from_array(array: np.ndarray[Any, Any]) -> History:
 
 
 def save(network: Network, path: str | os.PathLike[str]) -> None:
-    """Write network, generator and training state; on any failure the old file stays as it was."""
+    """Write network, generator and training state; on any failure the old file stays as it was.
+
+    Raises ``TypeError`` or ``ValueError`` for a network that could not be loaded again, one with
+    NaN among its weights for example, and ``OSError`` where the file cannot be written.
+    """
+    write_tensors(path, *_stored(network, network.training))
+
+
+def rehearse(network: Network, path: str | os.PathLike[str], resume: bool) -> None:
+    """Everything that :func:`save` does, but that the file takes its place: so what would fail
+    after an hour of training fails now. Without ``resume`` the network's last run is left out."""
+    write_tensors(path, *_stored(network, network.training if resume else None), rehearsal=True)
+
+
+def _stored(
+    network: Network, training: Training | None
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    """(tensors, header), which passed the check of those that are read."""
     asnumpy, parameters = network.backend.asnumpy, network.parameters
-    generator = type(network.rng.bit_generator).__name__
-    if generator not in _GENERATORS:
+    kind = type(network.rng.bit_generator)
+    if kind is not getattr(np.random, kind.__name__, None) or kind.__name__ not in GENERATORS:
         raise TypeError(
-            f"a network whose rng is a {generator} cannot be saved: give it one of "
-            f"{', '.join(_GENERATORS)}"
+            f"a network whose rng is a {printable(kind.__name__, LONGEST)} cannot be saved: give "
+            f"it one of {', '.join(GENERATORS)}"
         )
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     for name, layers in (("weights", network.weights), ("biases", network.biases)):
@@ -136,29 +152,34 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
         "cost": _cost_to_json(network.cost),
         "dtype": network.dtype,
         "classes": None if network.classes is None else list(network.classes),
-        "rng": _state_to_json(network.rng.bit_generator.state),
+        "rng": state_to_json(network.rng.bit_generator.state),
         "training": None,
     }
-    training = network.training
     if training is not None:
-        header["training"] = {name: getattr(training, name) for name in _COUNTERS}
-        header["training"]["order_state"] = _state_to_json(training.order_state)
+        plain = {"int": int, "float": float, "bool": bool}  # without NumPy's types
+        header["training"] = {
+            name: plain[Training.__annotations__[name]](getattr(training, name))
+            for name in _COUNTERS
+        }
+        header["training"] |= {
+            "epochs": min(int(training.epochs), 2**63 - 1),  # as good as endless
+            "cost_sum": sum_to_json(float(training.cost_sum)),
+            "order_state": state_to_json(training.order_state),
+        }
         tensors["history"] = _history_to_array(training.history)
-        if parameters.velocity is not None:
+        if training.momentum and parameters.velocity is not None:
             tensors["velocity"] = asnumpy(parameters.velocity)
         for name in ("best", "last"):
             if getattr(training, name) is not None:
                 tensors[name] = asnumpy(getattr(training, name))
-    write_tensors(path, tensors, header)
-
-
-def _generator(state: Any) -> np.random.Generator:
-    name = state["bit_generator"]
-    if name not in _GENERATORS:
-        raise ValueError(f"unknown bit generator {name!r}")
-    bit_generator = getattr(np.random, name)()
-    bit_generator.state = _state_from_json(state)
-    return np.random.Generator(bit_generator)
+    try:
+        check_stored(header, tensors)
+        formulas = [*map(_activation_from_json, header["activations"])]
+        if (*formulas, _cost_from_json(header["cost"])) != (*network.activations, network.cost):
+            raise ValueError("a formula of its own would come back changed")
+    except ValueError as error:
+        raise ValueError(f"this network cannot be saved as it is: {error}") from None
+    return tensors, header
 
 
 def load(
@@ -168,24 +189,23 @@ def load(
 
     Like the backend, ``precision`` is no part of a checkpoint: give it again to go on in it.
 
+    A ``UserWarning`` says that a file is of an older version, which has no digest.
+
     Raises:
-        DataFormatError: the file is not a checkpoint of gpubp, or is damaged.
+        DataFormatError: the file is not a checkpoint of gpubp, or a byte of it is damaged.
         FileNotFoundError: there is no such file.
     """
     chosen = get_backend(backend)
     tensors, header = read_tensors(path)
-    if header.get("format") != _FORMAT:
+    if (found := header.get("format")) != _FORMAT:
         raise DataFormatError(
             path, expected=f"a gpubp checkpoint of format {_FORMAT!r}",
-            found=f"format {header.get('format')!r}",
+            found=f"format {brief(found)}",
         )  # fmt: skip
     try:
-        sizes = [int(n) for n in header["sizes"]]
-        stored_values = sum(tensor.size for tensor in tensors.values())
-        if sum(a * b for a, b in pairwise(sizes)) > stored_values:
-            raise ValueError(f"sizes {sizes} with only {stored_values} values stored")
+        check_stored(header, tensors)
         network = Network(
-            sizes,
+            header["sizes"],
             activation=[_activation_from_json(item) for item in header["activations"]],
             cost=_cost_from_json(header["cost"]),
             backend=chosen,
@@ -193,56 +213,40 @@ def load(
             init=lambda rng, n_out, n_in: (np.zeros((n_out, n_in)), np.zeros(n_out)),
             dtype=header["dtype"],
         )
-        network.classes = header.get("classes")  # absent from older files
-        for name, layers in (("weights", network.weights), ("biases", network.biases)):
-            for i in range(len(layers)):
-                layers[i] = _tensor(tensors, f"{name}.{i}", network.dtype)
-        if header["training"] is not None:
-            network.training = _training(network, header["training"], tensors)
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        network.classes = header.get("classes")
+    except ValueError as error:
         raise DataFormatError(
-            path, expected="a complete gpubp checkpoint", found=" ".join(what.split())
+            path, expected="a complete gpubp checkpoint", found=" ".join(str(error).split())
         ) from error
+    for name, layers in (("weights", network.weights), ("biases", network.biases)):
+        for i in range(len(layers)):
+            layers[i] = tensors[f"{name}.{i}"]
+    if header["training"] is not None:
+        network.training = _training(network, header["training"], tensors)
     network.precision = chosen.check_precision(precision, network.dtype)
     return network
 
 
-def _tensor(tensors: Mapping[str, Any], name: str, dtype: str) -> Any:
-    tensor = tensors[name]
-    if tensor.dtype.name != dtype:
-        raise ValueError(f"{name} of {tensor.dtype.name} in a network of {dtype}")
-    return tensor
+def _generator(stored: Any) -> np.random.Generator:
+    state = state_from_json(stored)
+    bit_generator = getattr(np.random, state["bit_generator"])(0)
+    bit_generator.state = state
+    return np.random.Generator(bit_generator)
 
 
 def _training(network: Network, stored: Mapping[str, Any], tensors: Mapping[str, Any]) -> Training:
-    for name in _COUNTERS:
-        kinds = {"int": (int,), "float": (int, float), "bool": (bool,)}
-        kind = kinds[Training.__annotations__[name]]
-        # JSON's true is an int to isinstance, and no counter is one.
-        if type(stored[name]) not in kind or stored[name] < 0:
-            raise ValueError(f"training.{name} = {stored[name]!r}")
+    """The run that :func:`check_stored` has let pass."""
+    order, counters = stored["order_state"], {name: stored[name] for name in _COUNTERS}
+    counters |= {name: float(stored[name]) for name in ("momentum", "cost_sum", "seconds")}
     training = Training(
         network,
-        **{name: stored[name] for name in _COUNTERS},
-        order_state=_state_from_json(stored["order_state"]),
+        **counters,
+        order_state=None if order is None else state_from_json(order),
         history=_history_from_array(tensors["history"]),
     )
-    if not 1 <= training.batch_size <= training.examples or training.step > training.steps:
-        raise ValueError(
-            f"step {training.step} of {training.examples} examples by {training.batch_size}"
-        )
-    if training.order_state is not None:
-        _generator(stored["order_state"])  # refuse a state that would fail only when resumed
-    flat = network.parameters.flat
     for name in ("velocity", "best", "last"):
         if name in tensors:
-            array = _tensor(tensors, name, network.dtype)
-            if array.shape != flat.shape:
-                raise ValueError(f"{name} of shape {array.shape}, not {flat.shape}")
             with network.backend.device():
-                array = network.backend.asarray(array)
+                array = network.backend.asarray(tensors[name])
             setattr(network.parameters if name == "velocity" else training, name, array)
-    if training.momentum and network.parameters.velocity is None:
-        raise ValueError("a run with momentum but no velocity")
     return training

@@ -1,8 +1,9 @@
 """The command line: ``gpubp train | evaluate | predict | explain | data | bench | doctor``.
 
 Exit codes: 0; 1 where ``doctor`` finds a fault; 2 for what cannot be done as asked; 3 where
-training diverged; 130 after Ctrl-C; 141 where the reader of the output has gone. Each failure is
-one sentence on stderr; with ``GPUBP_DEBUG=1`` in the environment, the traceback instead.
+training diverged; 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP; 141 where the reader of
+the output has gone. Each failure is one sentence on stderr; with ``GPUBP_DEBUG=1`` in the
+environment, the traceback instead.
 """
 
 from __future__ import annotations
@@ -266,7 +267,7 @@ def _attempt(argv: Sequence[str]) -> int:
             raise
         complain(_sentence(error))
         if isinstance(error, KeyboardInterrupt):
-            return 130
+            return 128 + getattr(error, "number", 2)
         return 3 if isinstance(error, DivergenceError) else 2
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from .folders import user_cache
 from .network import Network
 from .output import say
 from .regression import Targets
+from .tensorfile import check_target
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[Array, Array]
@@ -169,17 +169,10 @@ def check_writable(path: str, *others: str | None) -> None:
     if str(target) in [os.path.realpath(other) for other in others if other is not None]:
         raise OSError(f"cannot write {path}: it is another file of this command: give another name")
     try:
-        if target.exists() and not target.is_file():
-            raise OSError(f"cannot write {path}: it is not a file: give another name")
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
+        check_target(path)
     except FileNotFoundError:
         what = "no file can be made in" if target.parent.is_dir() else "there is no folder"
         raise OSError(f"cannot write {path}: {what} {target.parent}") from None
-    except OSError as error:
-        if error.strerror is None:
-            raise
-        raise OSError(f"cannot write {path}: {error.strerror.lower()}") from error
 
 
 def fitted(data: DataSet, net: Network, file: str) -> DataSet:

@@ -21,6 +21,7 @@ import numpy as np
 from .activation import ACTIVATIONS, SOFTMAX, Activation, Softmax
 from .errors import is_name, unknown
 from .expression import Expression
+from .printable import brief
 from .slope import check_derivative
 
 _ZAY = ("z", "a", "y")
@@ -156,7 +157,7 @@ def define_cost(
         raise ValueError(f"cost {name!r} is built in: give your own another name")
     c = Expression(cost, _ZAY)
     if not c.names & {"z", "a"}:
-        raise ValueError(f"the cost {cost!r} names neither a nor z: nothing can be learnt")
+        raise ValueError(f"the cost {brief(cost)} names neither a nor z: nothing can be learnt")
     da = c.derivative("a") if grad_a is None else Expression(grad_a, _ZAY)
     # A cost of probabilities need not be right, or finite, beyond them.
     check_derivative(c, da, "a", at={"a": np.linspace(0.01, 0.99, 99)} if unit_interval else None)
@@ -168,7 +169,7 @@ def get_cost(cost: str | Cost) -> Cost:
     if isinstance(cost, Cost):
         return cost
     if not isinstance(cost, str):
-        raise TypeError(f"a cost is a name, a formula in z, a and y or a Cost, not {cost!r}")
+        raise TypeError(f"a cost is a name, a formula in z, a and y or a Cost, not {brief(cost)}")
     if cost in COSTS:
         return COSTS[cost]
     if is_name(cost):
@@ -186,12 +187,13 @@ def check_pair(activations: Sequence[Activation | Softmax], cost: Cost) -> None:
     output = activations[-1]
     if isinstance(output, Softmax) and cost != COSTS["log_likelihood"]:
         raise ValueError(
-            f"softmax with cost {cost.name!r}: softmax outputs go with cost='log_likelihood' only"
+            f"softmax with cost {brief(cost.name)}: softmax outputs go with cost='log_likelihood' "
+            "only"
         )
     if cost.unit_interval and not output.in_unit_interval:
         raise ValueError(
-            f"cost {cost.name!r} needs outputs between 0 and 1, which activation "
-            f"{output.name!r} does not give: make the last activation 'sigmoid'"
+            f"cost {brief(cost.name)} needs outputs between 0 and 1, which activation "
+            f"{brief(output.name)} does not give: make the last activation 'sigmoid'"
             + (" or 'softmax'" if cost.name == "log_likelihood" else "")
         )
 

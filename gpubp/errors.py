@@ -10,6 +10,8 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
+from .printable import brief, printable
+
 
 class BackendUnavailable(RuntimeError):
     """A backend was asked for by name and cannot be had; the message gives reason and cure."""
@@ -17,6 +19,22 @@ class BackendUnavailable(RuntimeError):
 
 class DeviceMemoryError(MemoryError):
     """The GPU's memory does not suffice; the message gives the bytes needed and what to change."""
+
+
+class CheckpointError(OSError):
+    """Training ended, well or by its ``__cause__``, and its checkpoint could not be written: the
+    network in memory holds all of it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"{error}; the network in memory holds all of the training: save it elsewhere with "
+            "net.save(path)"
+        )
+        self.reason = error
+        self.errno = getattr(error, "errno", None)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.reason,))
 
 
 class IntensityWarning(UserWarning):
@@ -40,10 +58,10 @@ class DataFormatError(ValueError):
     ) -> None:
         self.file = os.fspath(file)
         self.offset = offset
-        self.expected = expected
-        self.found = found
-        where = self.file if offset is None else f"{self.file}, byte {offset}"
-        super().__init__(f"{where}: expected {expected}, found {found}")
+        self.expected = printable(expected)
+        self.found = printable(found)
+        where = printable(self.file) if offset is None else f"{printable(self.file)}, byte {offset}"
+        super().__init__(f"{where}: expected {self.expected}, found {self.found}")
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions pickle by positional arguments; ours are keywords.
@@ -100,9 +118,9 @@ def unknown(
     for key in (bare, bare.removesuffix("loss")):
         if elsewhere and (meant := elsewhere.get(key)):
             hint = meant if " " in meant else f"did you mean {meant!r}?"
-            return ValueError(f"unknown {what} {name!r}: {hint}")
+            return ValueError(f"unknown {what} {brief(name)}: {hint}")
     known = {plain(option): option for option in sorted(options)}
     near = difflib.get_close_matches(plain(name), known, n=1, cutoff=0.5)
     others = ", ".join(known.values())
     hint = f"did you mean {known[near[0]]!r}?" if near else f"choose one of {others}"
-    return ValueError(f"unknown {what} {name!r}: {hint}")
+    return ValueError(f"unknown {what} {brief(name)}: {hint}")

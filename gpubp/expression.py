@@ -33,6 +33,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .errors import unknown
+from .printable import brief
 
 MAX_LENGTH, MAX_NODES, MAX_DEPTH, MAX_EXPONENT = 2000, 300, 64, 64
 _ERF_SLOPE = 2 / float(np.sqrt(np.pi))
@@ -260,7 +261,7 @@ class Expression:
         for name in values.keys() - set(self.variables):
             raise unknown("variable", name, self.variables)
         for name in self.names - values.keys():
-            raise ValueError(f"formula {self.source!r} needs a value of {name}")
+            raise ValueError(f"formula {brief(self.source)} needs a value of {name}")
         arrays = {name: xp.asarray(value) for name, value in values.items()}
         dtypes = [value.dtype for value in values.values() if hasattr(value, "dtype")]
         dtype = np.result_type(*([d for d in dtypes if d.kind in "fc"] or [np.float64]))

@@ -27,6 +27,7 @@ from .fleet_result import FleetResult, FleetRow
 from .interrupt import deferred_interrupt
 from .network import Network
 from .plan import threads_at_hand
+from .printable import brief
 from .schedule import Schedule
 from .sgd import Bar, Examples, Piece, Run, Shuffle, check_validation
 
@@ -50,14 +51,16 @@ class Fleet(Sequence[Network]):
         try:
             self._networks = tuple(networks)
         except TypeError:
-            raise TypeError(f"a fleet is made of a list of networks, not of {networks!r}") from None
+            raise TypeError(
+                f"a fleet is made of a list of networks, not of {brief(networks)}"
+            ) from None
         if not self._networks:
             raise ValueError("a fleet needs at least one network")
         seen: dict[int, int] = {}
         generators: dict[int, int] = {}
         for i, network in enumerate(self._networks):
             if not isinstance(network, Network):
-                raise TypeError(f"network {i} is {network!r}, not a gpubp.Network")
+                raise TypeError(f"network {i} is {brief(network)}, not a gpubp.Network")
             first = seen.setdefault(id(network), i)
             if first != i:
                 raise ValueError(f"networks {first} and {i} are the same object: build one each")
@@ -81,7 +84,9 @@ class Fleet(Sequence[Network]):
         try:
             seeds = list(rng)
         except TypeError:
-            raise TypeError(f"rng={rng!r} must hold one seed a network: range(64), say") from None
+            raise TypeError(
+                f"rng={brief(rng)} must hold one seed a network: range(64), say"
+            ) from None
         fleet = cls(Network(sizes, rng=seed, **network) for seed in seeds)
         if all(isinstance(seed, (int, np.integer)) for seed in seeds):
             fleet._seeds = [int(seed) for seed in seeds]
@@ -154,8 +159,8 @@ class Fleet(Sequence[Network]):
 
         Raises:
             ValueError, TypeError: one sentence on what cannot be trained with.
-            KeyboardInterrupt: Ctrl-C, every network at a step boundary; ``result`` has what they
-                reached, and ``resume=True`` continues.
+            KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, every network at a step boundary;
+                ``result`` has what they reached, and ``resume=True`` continues.
         """
         given = {
             "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
@@ -292,7 +297,7 @@ def _list_folds(folds: Any, count: int) -> list[Any]:
     try:
         pairs = list(folds)
     except TypeError:
-        raise TypeError(f"folds={folds!r} must hold one pair of rows a network") from None
+        raise TypeError(f"folds={brief(folds)} must hold one pair of rows a network") from None
     if len(pairs) != count:
         raise ValueError(
             f"folds holds {len(pairs)} pairs, but the fleet {count} networks: give one a network"
@@ -410,7 +415,7 @@ def _train(
         if not isinstance(failure, KeyboardInterrupt):
             raise failure
     if failures or interrupted():
-        raise KeyboardInterrupt
+        raise interrupted.exception()
 
 
 class _Alone:

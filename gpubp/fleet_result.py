@@ -14,6 +14,7 @@ import numpy as np
 from .errors import DivergenceError
 from .history import History
 from .network import Network
+from .printable import LONGEST, printable
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _shown(value: Any) -> str:
     """A setting in a few characters: a number, a name, or what the object says of itself."""
     if isinstance(value, (float, np.floating)):
         return f"{value:g}"
-    return str(getattr(value, "__name__", value))
+    return printable(str(getattr(value, "__name__", value)), LONGEST)
 
 
 def _table(columns: dict[str, list[Any]]) -> str:

@@ -31,6 +31,7 @@ from .cost import Cost, check_pair, example_cost, get_cost
 from .history import History
 from .initialise import Initialiser, draw, get_initialiser
 from .parameters import LayerArrays, Parameters
+from .printable import brief
 from .schedule import Schedule
 from .sgd import Shuffle, Training
 from .sgd import fit as sgd_fit
@@ -112,7 +113,7 @@ class Network:
         try:
             sizes = list(sizes)
         except TypeError:
-            raise TypeError(f"sizes={sizes!r} must be a list such as [784, 30, 10]") from None
+            raise TypeError(f"sizes={brief(sizes)} must be a list such as [784, 30, 10]") from None
         if len(sizes) < 2:
             raise ValueError(f"sizes={sizes} needs at least an input and an output layer")
         self.sizes = tuple(check_count(n, f"sizes[{i}]") for i, n in enumerate(sizes))
@@ -121,7 +122,7 @@ class Network:
         except TypeError:
             self.dtype = str(dtype)
         if dtype is None or self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float64'")
+            raise ValueError(f"dtype={brief(dtype)} must be 'float32' or 'float64'")
         self.activations = get_activations(activation, len(self.sizes) - 1)
         self.cost = get_cost(cost)
         check_pair(self.activations, self.cost)
@@ -136,11 +137,11 @@ class Network:
             self.weights[l], self.biases[l] = draw(initialise, self.rng, n_out, n_in)
 
     def __repr__(self) -> str:
-        names = [activation.name for activation in self.activations]
-        activation = names[0] if len(set(names)) == 1 else names
+        names = [brief(activation.name) for activation in self.activations]
+        activation = names[0] if len(set(names)) == 1 else f"[{', '.join(names)}]"
         precision = f", precision={self.precision!r}" if self.precision else ""
         return (
-            f"Network({list(self.sizes)}, activation={activation!r}, cost={self.cost.name!r}, "
+            f"Network({list(self.sizes)}, activation={activation}, cost={brief(self.cost.name)}, "
             f"backend={self.backend.name!r}, dtype={self.dtype!r}{precision})"
         )
 
@@ -182,7 +183,8 @@ class Network:
             first = int(((y < 0) | (y > 1)).reshape(-1).argmax())
             raise ValueError(
                 f"{name}y holds the target {float(y.reshape(-1)[first]):g}, first in row "
-                f"{first // y.shape[1]}, but cost {self.cost.name!r} needs targets between 0 and 1"
+                f"{first // y.shape[1]}, but cost {brief(self.cost.name)} needs targets "
+                "between 0 and 1"
             )
         return x, y
 
@@ -268,7 +270,7 @@ class Network:
         if not self.activations[-1].in_unit_interval:
             raise ValueError(
                 "predict_proba needs outputs between 0 and 1, which activation "
-                f"{self.activations[-1].name!r} does not give: use feedforward for the outputs"
+                f"{brief(self.activations[-1].name)} does not give: use feedforward for the outputs"
             )
         a = self.backend.asnumpy(self.feedforward(x))
         if a.shape[1] == 1:
@@ -347,8 +349,9 @@ class Network:
                 functions called after each epoch.
             progress: ``None`` shows a progress bar on a terminal only; ``True`` always, ``False``
                 never.
-            checkpoint: a file that holds the run, to within 5 seconds: written between epochs, at
-                the end, on Ctrl-C and on divergence.
+            checkpoint: a file that holds the run, to within 5 seconds (or ten times what writing it
+                takes): written at step boundaries, at the end, on Ctrl-C and on divergence. All
+                that writing needs is tried before training.
             resume: continue the run that this network carries, after Ctrl-C or ``gpubp.load``:
                 same order of examples, momentum and history, bit for bit.
 
@@ -356,7 +359,10 @@ class Network:
             ValueError, TypeError: one sentence on what cannot be trained with.
             DivergenceError: the cost or the weights left the finite numbers; the network keeps the
                 last finite weights.
-            KeyboardInterrupt: Ctrl-C, at a step boundary; the network keeps its weights.
+            KeyboardInterrupt: Ctrl-C, at a step boundary; the network keeps its weights. SIGTERM
+                and SIGHUP too, in the main thread and where nobody else handles them.
+            CheckpointError: training ended, and its last checkpoint could not be written; the
+                network keeps its weights.
         """
         with self.backend.device():
             return sgd_fit(
@@ -367,7 +373,10 @@ class Network:
             )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write network and training state to one safetensors file, atomically."""
+        """Write network and training state to one safetensors file, atomically, with a digest.
+
+        Raises ``OSError`` where that cannot be, ``ValueError`` or ``TypeError`` for what could not
+        be loaded again: weights that are NaN, a bit generator of your own."""
         from .checkpoint import save
 
         save(self, path)

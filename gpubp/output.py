@@ -14,15 +14,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from .printable import printable
+
+_LONGEST = 2000  # characters of a sentence, whatever was quoted in it
 _failed: OSError | None = None  # what the first line that could not be printed met with
 
 
 def say(text: str) -> None:
-    """Print at once, also into a pipe."""
+    """Print lines at once, also into a pipe; what files and users named is no command to a
+    terminal."""
     global _failed
     if _failed is None:
         try:
-            print(text, flush=True)
+            print("\n".join(map(printable, text.split("\n"))), flush=True)
         except BrokenPipeError:
             raise  # nobody reads: a command ends then
         except OSError as error:
@@ -43,7 +47,7 @@ def discard_output() -> None:
 def complain(text: str) -> None:
     """One line on stderr, if there is one."""
     with suppress(OSError):  # there is nobody left to tell
-        print(f"gpubp: {text}", file=sys.stderr, flush=True)
+        print(f"gpubp: {printable(text, _LONGEST)}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from .callbacks import as_callbacks
 from .errors import DivergenceError
 from .history import Epoch, History
 from .interrupt import deferred_interrupt
+from .keeper import Keeper
 from .optimiser import UpdateRule
 from .plan import Plan
 from .schedule import as_schedule
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from .network import Network
 
 _PIECE_SECONDS = 0.1  # between two looks at the cost, the callbacks and Ctrl-C
-_SAVE_SECONDS = 5.0  # between two checkpoints, at least
 
 Shuffle = bool | Callable[[np.random.Generator, int], Any]
 
@@ -434,25 +434,29 @@ def fit(
     """Mini-batch SGD; the arguments are those of :meth:`gpubp.Network.fit`."""
     examples = Examples(*network.check_data(x, y))
     run = Run(network, examples, check_validation(network, validation), **settings)
+    keeper = None if checkpoint is None else Keeper(network, checkpoint, run.resume)
     run.prepare()  # what cannot be had for it is said before anything changes
+    if keeper is not None:
+        run.callbacks.append(keeper)  # the last one: it keeps what the others did
     run.begin()
-    bar, saved = Bar(progress, [run.training]), time.monotonic()
-    try:
-        with deferred_interrupt() as interrupted:
+    bar = Bar(progress, [run.training])
+    with deferred_interrupt() as interrupted:
+        try:
             while run.unfinished:
                 run.epoch(interrupted, bar)
-                if checkpoint is not None and time.monotonic() - saved >= _SAVE_SECONDS:
-                    network.save(checkpoint)
-                    saved = time.monotonic()
-    except BaseException:
-        if checkpoint is not None:
-            network.save(checkpoint)  # whatever happened, the run stands at a step boundary
-        raise
-    finally:
-        bar.close()
-    run.finish()
-    if checkpoint is not None:
-        network.save(checkpoint)
+            run.finish()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                error = interrupted.exception()
+            if keeper is not None:
+                keeper.keep(error)  # whatever happened, the run stands at a step boundary
+            raise
+        finally:
+            bar.close()
+        if keeper is not None:
+            keeper.keep()
+        if interrupted():
+            raise KeyboardInterrupt  # while the last checkpoint was written
     return run.training.history
 
 

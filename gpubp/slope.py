@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .expression import Expression, Tree
+from .printable import brief
 
 _SCALES = np.logspace(-6, 4, 81)  # beyond, z*z in a derivative has lost the digits compared here
 _SIDES = (1e-7, 1e-4, 1e-2)  # how far from a switch, as a share of its place (or of 1)
@@ -37,7 +38,9 @@ def check_derivative(
         points = _points(f, df, variable, names, given, at)
         ordinary, right = _slope(f, points, variable)
         if not ordinary.any():
-            raise ValueError(f"{f.source!r} is finite at no point tried: check it or its range")
+            raise ValueError(
+                f"{brief(f.source)} is finite at no point tried: check it or its range"
+            )
         found = _evaluate(df, points | _given(given, points))
         # Where exp overflows in df but not in f, training will say so: it is no other slope.
         counted = ordinary & (np.isfinite(found) | (np.abs(points[variable]) <= _NEAR))
@@ -53,8 +56,8 @@ def check_derivative(
         i = np.argmin(np.where(wrong, np.max(np.abs(list(points.values())), axis=0), np.inf))
         place = ", ".join(f"{name} = {values[i]:.10g}" for name, values in points.items())
         raise ValueError(
-            f"{df.source!r} is not the derivative of {f.source!r} in {variable}: at {place} it "
-            f"gives {found[i]:.6g} and the slope is {right[i]:.6g}"
+            f"{brief(df.source)} is not the derivative of {brief(f.source)} in {variable}: at "
+            f"{place} it gives {found[i]:.6g} and the slope is {right[i]:.6g}"
         )
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import statistics
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ from .commands import (
     speed,
 )  # fmt: skip
 from .cost import get_cost
+from .errors import CheckpointError
 from .history import Epoch, History
 from .initialise import get_initialiser
 from .network import Network
@@ -91,20 +93,25 @@ def train(args: Namespace) -> int:
         examples, validation = _hold_out(data)
         tell(f"validation: the last {len(validation[1])} of the training examples, held out")
 
-    training = net.training
+    training, failed = net.training, None
     if training is not None and (training.stopped or training.epoch >= args.epochs):
         tell(f"{args.resume} has finished its training: --epochs counts from its beginning")
         if args.save is not None:
             net.save(args.save)
     else:
-        _fit(args, net, examples, validation, schedule, callbacks)
-    if args.save is not None:
+        failed = _fit(args, net, examples, validation, schedule, callbacks)
+    if args.save is not None and failed is None:
         tell(f"saved to {args.save}")
     if args.plot is not None:
         from .plot import plot_history
 
-        plot_history(net.history, args.plot, _r2(net, validation) if data.real else None)
-        tell(f"plotted to {args.plot}")
+        try:
+            plot_history(net.history, args.plot, _r2(net, validation) if data.real else None)
+            tell(f"plotted to {args.plot}")
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # the result is told all the same
+            failed = failed or f"cannot plot to {args.plot}: {error.strerror or error}"
     test = net.evaluate(*data.test)
     summary = [*_best(net.history, bool(callbacks) or data.real, bool(callbacks)), f"test {test}"]
     if data.real:
@@ -113,14 +120,17 @@ def train(args: Namespace) -> int:
         steps = -(-len(examples[1]) // args.batch_size)
         summary.append(speed(statistics.median(net.history.seconds), steps, len(examples[1])))
     say("  ".join(summary))
+    if failed is not None:
+        raise OSError(failed)
     return 0
 
 
 def _fit(
     args: Namespace, net: Network, examples: Pair, validation: Pair, schedule: Schedule,
     callbacks: list[Any],
-) -> None:  # fmt: skip
-    """Train with a line an epoch; whatever ends it early, --save holds the state it leaves."""
+) -> str | None:  # fmt: skip
+    """Train with a line an epoch; whatever ends it, --save holds the state it leaves. Where that
+    could not be written another file holds it: a sentence on that."""
     progress = args.progress
     if progress is None:
         progress = not args.quiet and sys.stderr.isatty()
@@ -150,7 +160,17 @@ def _fit(
                 l2=args.l2, l1=args.l1, validation=validation, callbacks=callbacks,
                 progress=progress, checkpoint=args.save, resume=args.resume is not None,
             )  # fmt: skip
-    except KeyboardInterrupt:
+    except CheckpointError as error:
+        told, elsewhere = _save_elsewhere(net, args.save, error.reason)
+        cause = error.__cause__
+        if cause is None:
+            return told
+        if isinstance(cause, KeyboardInterrupt) and elsewhere is not None:
+            told += f": continue with {_resume_command(args, elsewhere)}"
+        where = f"interrupted in epoch {net.training.epoch if net.training else 0}"
+        cause.args = (f"{where if isinstance(cause, KeyboardInterrupt) else cause}; {told}",)
+        raise cause from None
+    except KeyboardInterrupt as error:
         place = f"interrupted in epoch {net.training.epoch if net.training else 0}"
         if args.save is None:
             told = "nothing was saved, as --save was not given"
@@ -158,7 +178,23 @@ def _fit(
             told = "nothing was saved, as training had not begun"
         else:
             told = f"saved to {args.save}: continue with {_resume_command(args)}"
-        raise KeyboardInterrupt(f"{place}; {told}") from None
+        error.args = (f"{place}; {told}",)
+        raise
+    return None
+
+
+def _save_elsewhere(net: Network, path: str, why: Exception) -> tuple[str, str | None]:
+    """(a sentence, the file): the trained network, saved where there is room for it."""
+    name = os.path.basename(path)
+    name = name if len(os.fsencode(name)) <= 100 else "network"
+    for parent in (tempfile.gettempdir(), os.path.expanduser("~")):
+        try:
+            elsewhere = os.path.join(tempfile.mkdtemp(prefix="gpubp-", dir=parent), name)
+            net.save(elsewhere)
+        except (OSError, ValueError):
+            continue  # what is wrong with the file that was asked for is told
+        return f"{why}; the network is saved in {elsewhere} instead", elsewhere
+    return f"{why}; nor could the network be saved in the temporary folder or at home", None
 
 
 def _advise_scaling(data: DataSet, tell: Callable[[str], None]) -> None:
@@ -253,8 +289,10 @@ def _validation_cost(row: Epoch) -> float:
     return float("inf") if row.validation_cost is None else row.validation_cost
 
 
-def _resume_command(args: Namespace) -> str:
-    words = ["gpubp", "train", "--resume", args.save, "--save", args.save]
+def _resume_command(args: Namespace, file: str | None = None) -> str:
+    """What continues the run that ``file`` holds, or else --save."""
+    file = file or args.save
+    words = ["gpubp", "train", "--resume", file, "--save", file]
     for name in _RUN_OPTIONS:
         value = getattr(args, name)
         if value != args.default(name) or name == "epochs":

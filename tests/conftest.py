@@ -9,6 +9,7 @@ same kernels on the stand-in for CuPy of tests/cuda_on_cpu.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,11 @@ _LONG = {"long_on_the_stand_in": "cuda-on-cpu", "long_on_the_chip": "panels-cuda
 _FIRST = {
     name: place for place, name in enumerate(["test_cuda_gates", "test_cuda_compile"])
 }  # by far the longest files
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As under nohup and behind "&" in a script: what is tested here is a process that takes Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -196,6 +196,10 @@ MALFORMED |= {f"empty {shape!r:.30}": one("F32", shape, (0, 0), data=b"") for sh
 MALFORMED |= {f"offsets {offsets!r:.20}": one("F32", (2,), offsets) for offsets in OFFSETS}
 
 
+old = pytest.mark.filterwarnings("ignore:.* has no digest")  # built by hand, as older files are
+
+
+@old
 def test_the_builders_of_broken_files_build_good_ones(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(two(entry(), entry("BOOL", (0, 3), (8, 8)), bytes(8)))
@@ -228,6 +232,7 @@ def test_malformed_files_are_refused(tmp_path: Path, case: str) -> None:
         tracemalloc.stop()
 
 
+@old
 @QUICK
 @given(data=st.data())
 def test_damage_gives_a_result_or_a_data_format_error(tmp_path: Path, data: st.DataObject) -> None:
@@ -292,7 +297,7 @@ def previous(tmp_path: Path) -> Iterator[Path]:
 def test_a_failure_leaves_the_previous_file(
     previous: Path, monkeypatch: pytest.MonkeyPatch, where: Any, function: str, error: BaseException
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(where, function, fail, raising=False)
@@ -397,3 +402,106 @@ def test_killed_while_saving(tmp_path: Path) -> None:
             write_tensors(path, tensors, header)
             assert listing(tmp_path) == [path.name]
     assert left > 0  # else no kill came in the middle of a write
+
+
+def without_digest(path: Path) -> None:
+    """The same file as older versions wrote it."""
+    tensors = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    assert len(metadata.pop("digest")) == 64
+    safetensors.numpy.save_file(tensors, path, metadata)
+
+
+def test_no_changed_byte_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_tensors(path, {"w": GRID, "b": np.array([True, False])}, {"s": [1, 2.5, "digest"]})
+    good, chance = path.read_bytes(), random.Random(0)
+    for at in range(len(good)):
+        for bits in (1 << chance.randrange(8), 0x20, 0xFF):
+            path.write_bytes(good[:at] + bytes([good[at] ^ bits]) + good[at + 1 :])
+            with pytest.raises(DataFormatError) as caught:
+                read_tensors(path)
+            assert "\n" not in str(caught.value)
+    path.write_bytes(good[:-3] + b"\0\0\0")
+    with pytest.raises(DataFormatError, match="their digest tells: the file is damaged"):
+        read_tensors(path)
+    path.write_bytes(good)
+    read_tensors(path)
+
+
+def test_a_header_that_looks_like_a_digest_is_no_digest(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    header = {"digest": "0" * 64, "text": '"digest":"' + "0" * 64 + '"'}
+    write_tensors(path, {"digest": GRID}, header)
+    assert read_tensors(path)[1] == header
+
+
+def test_a_file_without_a_digest_is_read_with_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_tensors(path, {"w": GRID}, {"s": 1})
+    without_digest(path)
+    with pytest.warns(UserWarning, match=f"^{path} has no digest, as an older version wrote it"):
+        tensors, header = read_tensors(path)
+    assert identical(tensors["w"], GRID)
+    write_tensors(path, tensors, header)
+    read_tensors(path)
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o444])
+def test_the_mode_of_a_file_stays_when_it_is_written_again(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    write_empty(path)
+    path.chmod(mode)
+    write_tensors(path, {"w": GRID}, {})
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    with tensorfile.temporary(str(path)) as (name, _):  # nobody may read it in between
+        assert stat.S_IMODE(os.stat(name).st_mode) == 0o600
+
+
+@posix
+def test_any_name_that_a_file_may_have_can_be_written(tmp_path: Path) -> None:
+    for name in ("n" * 255, "\u00fc" * 127, "n" * 101, "n" * 100, ".net"):
+        path = tmp_path / name
+        write_tensors(path, {"w": GRID}, {})
+        write_tensors(path, {"w": GRID}, {})
+        tensorfile.check_target(path)
+        assert listing(tmp_path) == [name]
+        with tensorfile.temporary(str(path)) as (made, _):  # left by a kill, and removed later
+            left = Path(made).name.split(".")
+        left[-3] = str(2**22 + 1)  # beyond Linux' highest process number
+        (tmp_path / ".".join(left)).write_bytes(b"unfinished")
+        write_tensors(path, {"w": GRID}, {})
+        assert listing(tmp_path) == [name]
+        path.unlink()
+    for attempt in (write_empty, tensorfile.check_target):
+        with pytest.raises(OSError, match="File name too long; choose a shorter name"):
+            attempt(tmp_path / ("n" * 256))
+
+
+@posix
+def test_another_users_file_in_a_shared_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_empty(tmp_path / "file")
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 12345)
+    with pytest.raises(PermissionError, match="it is another user's; choose another name"):
+        tensorfile.check_target(tmp_path / "file")
+    tensorfile.check_target(tmp_path / "new")
+
+
+def test_a_rehearsal_writes_all_and_changes_nothing(
+    previous: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tensors(previous, {"w": GRID + 1}, {}, rehearsal=True)
+    write_tensors(previous.parent / "new", {"w": GRID + 1}, {}, rehearsal=True)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_tensors(previous, {"w": GRID + 1}, {}, rehearsal=True)
+    monkeypatch.undo()

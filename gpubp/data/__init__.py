@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpubp.data._files import FilePath, Pair, Table, path_text
+from gpubp.data._files import FilePath, Pair, Table
 from gpubp.data._form import Target, Task
 from gpubp.data.csv import read_csv
 from gpubp.data.digits28 import digits28
@@ -20,6 +20,7 @@ from gpubp.data.idx import read_idx, write_idx
 from gpubp.data.mnist import mnist, read_folder
 from gpubp.data.npz import read_npz
 from gpubp.errors import DataFormatError, unknown
+from gpubp.folders import path_text
 
 __all__ = ["Table", "digits28", "load", "mnist", "read_csv", "read_idx", "read_npz", "write_idx"]
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import reprlib
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import IO, Any, BinaryIO, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.errors import DataFormatError
+from gpubp.folders import path_text
+from gpubp.printable import printable
+from gpubp.tensorfile import take_place, temporary
 
 FilePath = str | os.PathLike[str]
 Pair = tuple[NDArray[Any], NDArray[Any]]  # x (n, n_in), y (n,), int64 but for real targets
@@ -55,19 +56,6 @@ class Stream(Protocol):
     def read(self, n: int, /) -> bytes: ...
 
 
-def path_text(path: FilePath, what: str = "path") -> str:
-    """The path as a str; ``what`` is the argument's name where it is none. An int would be taken
-    for an open file's number."""
-    if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
-        raise TypeError(
-            f"{what}={reprlib.repr(path)} must be the name of a file or folder, a str or a "
-            "pathlib.Path"
-        )
-    if "\0" in text:
-        raise ValueError(f"{what}={reprlib.repr(text)} holds a zero byte: no file is called so")
-    return text
-
-
 @contextmanager
 def open_regular(path: FilePath) -> Iterator[BinaryIO]:
     """A non-empty regular file opened for reading; anything else is refused in one sentence."""
@@ -75,7 +63,8 @@ def open_regular(path: FilePath) -> Iterator[BinaryIO]:
         mode = os.stat(path_text(path)).st_mode
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"there is no file {os.fspath(path)}: check the name, or the folder you run in"
+            f"there is no file {printable(os.fspath(path))}: check the name, or the folder you run "
+            "in"
         ) from None
     if not stat.S_ISREG(mode):
         # Looked at before opening: opening a pipe would wait for its writer.
@@ -88,18 +77,14 @@ def open_regular(path: FilePath) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing(path: FilePath) -> Iterator[BinaryIO]:
+def replacing(path: FilePath) -> Iterator[IO[bytes]]:
     """A file to write that takes the place of ``path`` at the end, whole, or not at all."""
-    target = Path(path_text(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    target = path_text(path)
+    with temporary(target) as (name, file):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        take_place(name, target)
 
 
 class Gunzip:

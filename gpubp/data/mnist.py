@@ -14,11 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubp.data._files import FilePath, Pair, path_text
+from gpubp.data._files import FilePath, Pair
 from gpubp.data.idx import idx_header, read_idx
 from gpubp.data.npz import check_pair, check_widths
 from gpubp.errors import DataFormatError
-from gpubp.folders import user_cache
+from gpubp.folders import path_text, user_cache
 
 _MIRRORS: Final = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gpubp.printable import printable
+
 
 def brief(values: Any, most: int = 6) -> str:
     """The values of a short array, or the range of a long one."""
@@ -19,6 +21,7 @@ def brief(values: Any, most: int = 6) -> str:
 
 def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
     """Rows of cells in aligned columns."""
+    rows = [list(map(printable, row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join(indent + line for line in lines)

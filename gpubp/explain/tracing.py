@@ -12,6 +12,7 @@ import numpy as np
 from gpubp.activation import Softmax
 from gpubp.arrays import as_input, as_targets
 from gpubp.cost import example_cost
+from gpubp.printable import printable
 
 from .text import brief, plain, table
 
@@ -54,7 +55,7 @@ class LayerTrace:
         return {**plain(self), "nabla_b": plain(self.nabla_b), "nabla_w": plain(self.nabla_w)}
 
     def __repr__(self) -> str:
-        return f"layer {self.l}, {self.activation}, {self.z.shape[1]} neurons\n" + table(
+        return f"layer {self.l}, {printable(self.activation)}, {self.z.shape[1]} neurons\n" + table(
             [
                 (name, str(values.shape), brief(values[0]), equation)
                 for name, equation in self.equations.items()
@@ -92,7 +93,8 @@ class Trace:
         sizes = [self.x.shape[1], *(layer.z.shape[1] for layer in self.layers)]
         head = (
             f"Trace of {len(self.x)} example{'s' * (len(self.x) > 1)} through {sizes}, cost "
-            f"{self.cost_name}: mean C = {self.cost.mean():.6g}; values are those of example 0"
+            f"{printable(self.cost_name)}: mean C = {self.cost.mean():.6g}; values are those of "
+            "example 0"
         )
         return "\n".join([head, *map(repr, self.layers)])
 

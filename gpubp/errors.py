@@ -26,10 +26,9 @@ class CheckpointError(OSError):
     network in memory holds all of it."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(
-            f"{error}; the network in memory holds all of the training: save it elsewhere with "
-            "net.save(path)"
-        )
+        # What is wrong with the network itself no other place cures.
+        cure = ": save it elsewhere with net.save(path)" if isinstance(error, OSError) else ""
+        super().__init__(f"{error}; the network in memory holds all of the training{cure}")
         self.reason = error
         self.errno = getattr(error, "errno", None)
 

@@ -209,16 +209,18 @@ def temporary(path: str) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def take_place(made: str, path: str) -> None:
-    """The temporary ``made`` becomes ``path``, in the mode and the group of the file there."""
+    """The temporary ``made`` becomes ``path``, in the mode of the file there, and its owner's and
+    group's as far as may be."""
     with suppress(FileNotFoundError):
         before = os.stat(path)
         if os.name == "posix":
             mode = stat.S_IMODE(before.st_mode) & 0o777
-            if before.st_gid != os.stat(made).st_gid:
-                try:
-                    os.chown(made, -1, before.st_gid)
-                except OSError:
-                    mode &= 0o707  # what that group was allowed is not for another one
+            with suppress(OSError):  # only root gives files away
+                os.chown(made, before.st_uid, -1)
+            try:
+                os.chown(made, -1, before.st_gid)
+            except OSError:
+                mode &= 0o707  # what that group was allowed is not for another one
             os.chmod(made, mode)
     os.replace(made, path)
 

@@ -188,10 +188,14 @@ def _save_elsewhere(net: Network, path: str, why: Exception) -> tuple[str, str |
     name = os.path.basename(path)
     name = name if len(os.fsencode(name)) <= 100 else "network"
     for parent in (tempfile.gettempdir(), os.path.expanduser("~")):
+        folder = None
         try:
-            elsewhere = os.path.join(tempfile.mkdtemp(prefix="gpubp-", dir=parent), name)
+            folder = tempfile.mkdtemp(prefix="gpubp-", dir=parent)
+            elsewhere = os.path.join(folder, name)
             net.save(elsewhere)
         except (OSError, ValueError):
+            if folder is not None:
+                os.rmdir(folder)
             continue  # what is wrong with the file that was asked for is told
         return f"{why}; the network is saved in {elsewhere} instead", elsewhere
     return f"{why}; nor could the network be saved in the temporary folder or at home", None

@@ -460,6 +460,17 @@ def test_the_mode_of_a_file_stays_when_it_is_written_again(tmp_path: Path, mode:
         assert stat.S_IMODE(os.stat(name).st_mode) == 0o600
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root gives files away")
+def test_the_owner_of_a_file_stays_when_root_writes_it_again(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_empty(path)
+    path.chmod(0o600)
+    os.chown(path, 1234, 2345)
+    write_tensors(path, {"w": GRID}, {})
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 2345, 0o600)
+
+
 @posix
 def test_any_name_that_a_file_may_have_can_be_written(tmp_path: Path) -> None:
     for name in ("n" * 255, "\u00fc" * 127, "n" * 101, "n" * 100, ".net"):

@@ -21,6 +21,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from .alone import training_alone
 from .arrays import as_array
 from .errors import DivergenceError
 from .fleet_result import FleetResult, FleetRow
@@ -154,6 +155,8 @@ class Fleet(Sequence[Network]):
 
         Raises:
             ValueError, TypeError: one sentence on what cannot be trained with.
+            RuntimeError: a network is in training already, by another thread or by the fit whose
+                callback calls this one.
             KeyboardInterrupt: Ctrl-C, every network at a step boundary; ``result`` has what they
                 reached, and ``resume=True`` continues.
         """
@@ -166,22 +169,23 @@ class Fleet(Sequence[Network]):
             callbacks = list(callbacks)
         data = _Data(self._networks, x, y, validation, folds)
         threads = max(1, threads_at_hand() // len(self))
-        runs = []
-        for i, network in enumerate(self._networks):
-            own = {name: values[i] for name, values in settings.items()}
-            with network.backend.device(), _naming(i):
-                runs.append(
-                    Run(network, *data.of(i), **own, resume=resume,
-                        callbacks=callbacks(i) if callable(callbacks) else callbacks,
-                        threads=threads)
-                )  # fmt: skip
-        groups = list(_groups(runs))
-        for run in runs:
-            with run.network.backend.device():
-                run.begin()
-        self._settings = settings
-        self._errors = [None] * len(self)
-        _train(runs, groups, self._errors, progress)
+        with training_alone(self._networks):
+            runs = []
+            for i, network in enumerate(self._networks):
+                own = {name: values[i] for name, values in settings.items()}
+                with network.backend.device(), _naming(i):
+                    runs.append(
+                        Run(network, *data.of(i), **own, resume=resume,
+                            callbacks=callbacks(i) if callable(callbacks) else callbacks,
+                            threads=threads)
+                    )  # fmt: skip
+            groups = list(_groups(runs))
+            for run in runs:
+                with run.network.backend.device():
+                    run.begin()
+            self._settings = settings
+            self._errors = [None] * len(self)
+            _train(runs, groups, self._errors, progress)
         return self.result
 
     def _row(self, index: int, settings: dict[str, Any]) -> FleetRow:
@@ -484,8 +488,8 @@ class _Together:
         started = time.perf_counter()
         costs = self._side_by_side.run(asked)
         seconds = time.perf_counter() - started
-        for piece, cost in zip(pieces, costs, strict=True):
-            piece.cost, piece.seconds = cost, seconds
+        for piece, own in zip(pieces, costs, strict=True):
+            piece.costs, piece.seconds = own, seconds
 
     def _take(self) -> None:
         """Of each network the next piece, after all that follows from its last one."""

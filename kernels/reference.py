@@ -33,10 +33,11 @@ class Stepper:
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
         self.plan, self.parameters, self.x, self.y = plan, parameters, x, y
 
-    def run(self, order: Any, learning_rate: float) -> float:
-        """Train on the examples of ``order``; the mean of their objective before each update."""
+    def run(self, order: Any, learning_rate: float) -> Any:
+        """Train on the examples of ``order``; each mini-batch's objective before its update, summed
+        over its examples."""
         plan, parameters = self.plan, self.parameters
-        total = 0.0
+        costs = []
         for start in range(0, len(order), plan.batch_size):
             rows = order[start : start + plan.batch_size]
             x = as_input(np, self.x[rows], plan.dtype)
@@ -47,7 +48,7 @@ class Stepper:
                     np, sys.modules[__name__], parameters.weights, parameters.biases,
                     plan.activations, plan.cost, x, y,
                 )  # fmt: skip
-                total += len(rows) * (g.cost + plan.rule.penalty(np, parameters))
+                costs.append(len(rows) * (g.cost + plan.rule.penalty(np, parameters)))
                 gradient = np.concatenate([part.ravel() for part in (*g.nabla_w, *g.nabla_b)])
                 plan.rule.update(np, parameters, gradient, learning_rate)
-        return total / len(order)
+        return np.array(costs, np.float64)

@@ -253,7 +253,7 @@ def train(
     plan = Plan(sizes, activations, cost, batch, dtype, rule)
     stepper = backend.kernels.Stepper(plan, parameters, backend.asarray(x), backend.asarray(y))
     order = [rng.permutation(rows)[: 2 * batch + 4] for _ in range(runs)]
-    costs = np.array([stepper.run(rows, rate) for rows in order])
+    costs = np.concatenate([stepper.run(rows, rate) for rows in order])
     velocity = np.zeros(0) if parameters.velocity is None else parameters.velocity
     return backend.asnumpy(parameters.flat), backend.asnumpy(velocity), costs
 
@@ -367,5 +367,5 @@ def test_a_nan_weight_shows_in_the_cost(
     parameters.weights[0][1, 1] = np.nan
     plan = Plan((3, 4, 2), (activation, SIGMOID), QUADRATIC, 4, dtype, UpdateRule())
     x, y = (engines.asarray(np.ones((4, n)), dtype) for n in (3, 2))
-    cost = engines.kernels.Stepper(plan, parameters, x, y).run(np.arange(4), 0.1)
-    assert np.isnan(cost)
+    costs = engines.kernels.Stepper(plan, parameters, x, y).run(np.arange(4), 0.1)
+    assert np.isnan(costs).tolist() == [True]

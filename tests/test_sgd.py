@@ -394,12 +394,12 @@ def test_an_error_inside_a_piece_leaves_the_step_boundary(
     class Broken(kernels.Stepper):  # type: ignore[name-defined,misc]
         calls = 0
 
-        def run(self, order: Any, learning_rate: float) -> float:
-            cost = super().run(order, learning_rate)
+        def run(self, order: Any, learning_rate: float) -> Any:
+            costs = super().run(order, learning_rate)
             Broken.calls += 1
             if Broken.calls == 4:
                 raise KeyboardInterrupt
-            return float(cost)
+            return costs
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "Stepper", Broken)

@@ -267,9 +267,9 @@ def start_and_orders(backend: Any, dtype: str, init: str) -> tuple[Any, list[Any
     kernels, seen = net.backend.kernels, []
 
     class Recorder(kernels.Stepper):  # type: ignore[misc, name-defined]
-        def run(self, order: Any, learning_rate: float) -> float:
+        def run(self, order: Any, learning_rate: float) -> Any:
             seen.extend(np.asarray(order).tolist())
-            return float(super().run(order, learning_rate))
+            return super().run(order, learning_rate)
 
     start = net.backend.asnumpy(net.parameters.flat).copy()
     with pytest.MonkeyPatch.context() as patch:

@@ -230,7 +230,7 @@ def _output_by_stepper(
     parameters.weights[0] = np.eye(n, dtype=dtype)
     plan = Plan((n, n), (output,), cost, 1, dtype, UpdateRule())
     rows = [backend.asarray(np.array([part], dtype)) for part in (z, y)]
-    value = backend.kernels.Stepper(plan, parameters, *rows).run(np.zeros(1, np.int64), 1.0)
+    (value,) = backend.kernels.Stepper(plan, parameters, *rows).run(np.zeros(1, np.int64), 1.0)
     return value, -backend.asnumpy(parameters.biases[0]).astype(float)
 
 

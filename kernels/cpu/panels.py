@@ -244,9 +244,10 @@ def train(
     x, values, starts, columns, scale, labels, targets,
     layers, p, v, room, momentum, nesterov, l2, l1,
     a1, a1_step, at, a_list, b_list, list_step, counts, a_rows, b_rows, rows_step, row_counts,
-    masks, y, costs, penalties, kernels,
+    masks, y, by_block, penalties, costs, kernels,
 ):  # fmt: skip
-    """Train on ``order``; from thread 0 the summed objective, before each update.
+    """Train on ``order``. costs[0, s] becomes the objective of mini-batch s before its update, summed
+    over its examples.
 
     ``block``, ``wide`` and ``units`` are tuples: their lengths are the examples of a block, the
     vectors of a panel and the units of a group. ``layers`` (int64, one row of FIELDS a layer of
@@ -268,7 +269,6 @@ def train(
     # eta l2 rounds away.)
     penalised = l2 != zero or l1 != zero
     buffered = momentum != zero or penalised or batch > PART
-    total = 0.0
     for start in range(0, order.size, batch):
         m = min(batch, order.size - start)
         blocks = (m + tall - 1) // tall
@@ -291,14 +291,14 @@ def train(
                      x, order, start + batch, starts, scale, layers, p,
                      a1, a1_step, a_list, b_list, list_step, counts, y, kernels, one)  # fmt: skip
             if together and not by_rows and not is_output and not barrier(state, threads, SPINS):
-                return total
+                return
 
         # a^L whole, BP1, and the cost before the update
         for t in range(my_first, my_last):
-            costs[t] = _output(block, t, order, start, m, labels, targets, layers, p, y, kernels,
+            by_block[t] = _output(block, t, order, start, m, labels, targets, layers, p, y, kernels,
                                eta)  # fmt: skip
         if together and not by_rows and not barrier(state, threads, SPINS):
-            return total
+            return
 
         # BP2: delta^l = ((w^{l+1})^T delta^{l+1}) (x) sigma'(z^l).
         if not by_rows:
@@ -322,12 +322,14 @@ def train(
                                 p, layers[l, A] + beside, p, delta, y, 0, p, delta)  # fmt: skip
             # By columns with one hidden layer, all that follows is in the owner's hands.
             if together and not by_rows and depth > 2 and not barrier(state, threads, SPINS):
-                return total
+                return
         if together and by_rows and not barrier(state, threads, SPINS):
-            return total
+            return
         if thread == 0:
+            total = 0.0
             for t in range(blocks):
-                total += costs[t]
+                total += by_block[t]
+            costs[0, start // batch] = total
 
         # BP3, BP4 and the update, from the output back
         slot = 0
@@ -385,13 +387,12 @@ def train(
             slot += (vectors + across - 1) // across * k_blocks
         shared = by_rows or depth != 2 or penalised
         if together and shared and not barrier(state, threads, SPINS):
-            return total
+            return
         if thread == 0 and penalised:
             squared = 0.0
             for i in range(slot):
                 squared += penalties[i]
-            total += m * squared
-    return total
+            costs[0, start // batch] += m * squared
 
 
 @_jit

@@ -39,7 +39,9 @@ class TiledStepper(ThreadedStepper):
         self, plan: Plan, parameters: Parameters, x: Any, y: Any, parts: int = 1, threads: int = 1
     ) -> None:
         threads = min(parts, threads)
-        super().__init__(plan, parameters, x, y, threads, threads * plan.batch_size)
+        # A mini-batch's objective in 1 + parts: that of the examples and the layers above the
+        # first, and the penalty of each part of the first.
+        super().__init__(plan, parameters, x, y, threads, threads * plan.batch_size, 1 + parts)
         self.parts = parts
         self._engine = engine = load_compiled("engine")
         dtype = np.dtype(plan.dtype)
@@ -95,20 +97,20 @@ class TiledStepper(ThreadedStepper):
             for copy in copies[1:]:
                 copy[:] = copies[0]
 
-    def _train(self, thread: int, threads: int, order: Any, learning_rate: float) -> float:
+    def _train(
+        self, thread: int, threads: int, state: Any, order: Any, learning_rate: float, costs: Any
+    ) -> None:
         rule, number = self.plan.rule, np.dtype(self.plan.dtype).type
-        return float(
-            self._engine.train(
-                thread, threads, self.parts, self._state, *self._shape,
-                order, self.plan.batch_size, number(learning_rate),
-                self._x, self._values, self._starts, self._columns, self._scale,
-                self._labels, self._targets, self._layers,
-                self._w1.reshape(-1), self._p[thread], self._v1.reshape(-1), self._v[thread],
-                self._g1.reshape(-1), self._g[thread], number(rule.momentum), rule.nesterov,
-                number(rule.l2), number(rule.l1),
-                self._packed, self._chunk_step, self._index, self._counts,
-                self._at[thread], self._shares, self._step, self._y[thread], self._kernels,
-            )
+        self._engine.train(
+            thread, threads, self.parts, state, *self._shape,
+            order, self.plan.batch_size, number(learning_rate),
+            self._x, self._values, self._starts, self._columns, self._scale,
+            self._labels, self._targets, self._layers,
+            self._w1.reshape(-1), self._p[thread], self._v1.reshape(-1), self._v[thread],
+            self._g1.reshape(-1), self._g[thread], number(rule.momentum), rule.nesterov,
+            number(rule.l2), number(rule.l1),
+            self._packed, self._chunk_step, self._index, self._counts,
+            self._at[thread], self._shares, self._step, self._y[thread], costs, self._kernels,
         )  # fmt: skip
 
     def _copy(self, inward: bool) -> None:

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 import cupy as cp
+import numpy as np
 
 from gpubp.errors import unknown
 from gpubp.kernels.cuda.capacity import DoesNotFitError, choose_shape
@@ -90,8 +91,9 @@ class Stepper:
         # Compiled and allocated before training changes anything.
         self._way = WAYS[self.way](plan, parameters, self._feed, self._stream)
 
-    def run(self, order: Any, learning_rate: float) -> float:
-        """Train on the examples of ``order``; the mean of their objective before each update."""
+    def run(self, order: Any, learning_rate: float) -> Any:
+        """Train on the examples of ``order``; each mini-batch's objective before its update, summed
+        over its examples."""
         way, feed, stream = self._way, self._feed, self._stream
         # What was done to the weights so far was done on another stream.
         cp.cuda.get_current_stream().synchronize()
@@ -102,6 +104,6 @@ class Stepper:
                     piece = order[start : start + feed.rows]
                     feed.load(piece, stream)
                     way.train(len(piece))
-                return float(way.costs.get().sum()) / len(order)
+                return np.array([way.costs.get().sum()])
             finally:
                 stream.synchronize()  # also when interrupted: the weights are then at rest

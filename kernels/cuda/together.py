@@ -50,7 +50,7 @@ class SideBySide:
         """That of one network, whose rule may have numbers of its own."""
         return One(self, plan, parameters)
 
-    def run(self, pieces: Sequence[tuple[One, Any, float]]) -> list[float]:
+    def run(self, pieces: Sequence[tuple[One, Any, float]]) -> list[Any]:
         """Train each Stepper's network on its order (int64) with its learning rate; their costs."""
         costs, stream = self._costs, self._stream
         # What was done to the weights so far was done on another stream.
@@ -66,7 +66,7 @@ class SideBySide:
                 sums = costs.get()
             finally:
                 stream.synchronize()  # also when interrupted: the weights are then at rest
-        return [float(sums[i].sum()) / len(order) for i, (_, order, _) in enumerate(pieces)]
+        return [np.array([sums[i].sum()]) for i in range(len(pieces))]
 
 
 class One:
@@ -76,7 +76,7 @@ class One:
         self.plan, self.parameters = plan, parameters
         self._together = together
 
-    def run(self, order: Any, learning_rate: float) -> float:
+    def run(self, order: Any, learning_rate: float) -> Any:
         return self._together.run([(self, order, learning_rate)])[0]
 
 

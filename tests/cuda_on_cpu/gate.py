@@ -219,7 +219,7 @@ def results(
         named["velocity"] = parameters.velocity
     if case.cluster is not None:
         arrays = {name: backend.asnumpy(array) for name, array in named.items()}
-        return arrays | {"costs": np.array(costs)}
+        return arrays | {"costs": np.concatenate(costs)}
     delta, a = (backend.asarray(draw(case.batch, m)) for m in sizes[-2:])
     named["product"], named["column sum"] = backend.kernels.outer_sum(delta, a)
     named["hadamard"] = backend.kernels.hadamard_sigma_prime(a, a, a, activations[0])
@@ -232,7 +232,11 @@ def results(
         total, right = found.cost * n, round((found.accuracy or 0) * n)
     arrays = {name: np.array(backend.asnumpy(array)) for name, array in named.items()}
     classes = case.labels and sizes[-1] > 1
-    return arrays | {"costs": np.array([*costs, total])} | ({"right": right} if classes else {})
+    return (
+        arrays
+        | {"costs": np.append(np.concatenate(costs), total)}
+        | ({"right": right} if classes else {})
+    )
 
 
 @contextmanager

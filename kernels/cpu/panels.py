@@ -246,8 +246,8 @@ def train(
     a1, a1_step, at, a_list, b_list, list_step, counts, a_rows, b_rows, rows_step, row_counts,
     masks, y, by_block, penalties, costs, kernels,
 ):  # fmt: skip
-    """Train on ``order``. costs[0, s] becomes the objective of mini-batch s before its update, summed
-    over its examples.
+    """Train on ``order``. costs[0, s] becomes the objective of mini-batch s before its update,
+    summed over its examples.
 
     ``block``, ``wide`` and ``units`` are tuples: their lengths are the examples of a block, the
     vectors of a panel and the units of a group. ``layers`` (int64, one row of FIELDS a layer of

@@ -21,6 +21,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from .alone import training_alone
 from .arrays import as_array
 from .errors import DivergenceError
 from .fleet_result import FleetResult, FleetRow
@@ -159,8 +160,10 @@ class Fleet(Sequence[Network]):
 
         Raises:
             ValueError, TypeError: one sentence on what cannot be trained with.
-            KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, every network at a step boundary;
-                ``result`` has what they reached, and ``resume=True`` continues.
+            RuntimeError: a network is in training already, by another thread or by the fit whose
+                callback calls this one.
+            KeyboardInterrupt: Ctrl-C, every network at a step boundary; ``result`` has what they
+                reached, and ``resume=True`` continues.
         """
         given = {
             "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
@@ -171,22 +174,23 @@ class Fleet(Sequence[Network]):
             callbacks = list(callbacks)
         data = _Data(self._networks, x, y, validation, folds)
         threads = max(1, threads_at_hand() // len(self))
-        runs = []
-        for i, network in enumerate(self._networks):
-            own = {name: values[i] for name, values in settings.items()}
-            with network.backend.device(), _naming(i):
-                runs.append(
-                    Run(network, *data.of(i), **own, resume=resume,
-                        callbacks=callbacks(i) if callable(callbacks) else callbacks,
-                        threads=threads)
-                )  # fmt: skip
-        groups = list(_groups(runs))
-        for run in runs:
-            with run.network.backend.device():
-                run.begin()
-        self._settings = settings
-        self._errors = [None] * len(self)
-        _train(runs, groups, self._errors, progress)
+        with training_alone(self._networks):
+            runs = []
+            for i, network in enumerate(self._networks):
+                own = {name: values[i] for name, values in settings.items()}
+                with network.backend.device(), _naming(i):
+                    runs.append(
+                        Run(network, *data.of(i), **own, resume=resume,
+                            callbacks=callbacks(i) if callable(callbacks) else callbacks,
+                            threads=threads)
+                    )  # fmt: skip
+            groups = list(_groups(runs))
+            for run in runs:
+                with run.network.backend.device():
+                    run.begin()
+            self._settings = settings
+            self._errors = [None] * len(self)
+            _train(runs, groups, self._errors, progress)
         return self.result
 
     def _row(self, index: int, settings: dict[str, Any]) -> FleetRow:

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import backprop as equations
 from .activation import Activation, Softmax, get_activations
+from .alone import training_alone
 from .arrays import (
     as_generator,
     as_input,
@@ -357,6 +358,8 @@ class Network:
 
         Raises:
             ValueError, TypeError: one sentence on what cannot be trained with.
+            RuntimeError: this network is in training already, by another thread or by the fit
+                whose callback calls this one.
             DivergenceError: the cost or the weights left the finite numbers; the network keeps the
                 last finite weights.
             KeyboardInterrupt: Ctrl-C, at a step boundary; the network keeps its weights. SIGTERM
@@ -364,7 +367,7 @@ class Network:
             CheckpointError: training ended, and its last checkpoint could not be written; the
                 network keeps its weights.
         """
-        with self.backend.device():
+        with training_alone([self]), self.backend.device():
             return sgd_fit(
                 self, x, y, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
                 momentum=momentum, nesterov=nesterov, l2=l2, l1=l1, shuffle=shuffle,

@@ -2,7 +2,7 @@
 
 It draws the order of the examples, cuts it at the next event (a progress tick, a callback, an
 interrupt, a change of the learning rate), hands each piece to the backend's stepper, and looks at
-the cost that comes back. How the pieces are cut never changes the weights.
+the costs that come back. How the pieces are cut never changes a bit of weights or history.
 """
 
 from __future__ import annotations
@@ -103,6 +103,12 @@ def _draw_order(shuffle: Shuffle, rng: np.random.Generator, n: int) -> Any:
     return order.astype(np.int64)
 
 
+def _added(total: float, costs: Any) -> float:
+    """``total`` and each of ``costs``, from the first to the last: these bits are the same however
+    the costs of an epoch are cut into pieces, which those of ``np.sum`` are not."""
+    return float(np.cumsum(np.append(total, costs))[-1])
+
+
 @dataclass(frozen=True)
 class Examples:
     """Checked x (n, n_1) and y, or of them the examples that ``rows`` names, in that order."""
@@ -115,16 +121,10 @@ class Examples:
         return int(self.x.shape[0]) if self.rows is None else len(self.rows)
 
 
-def _added_up(total: float, costs: Any) -> float:
-    """The total after these mini-batches, added one after another: so how an epoch is cut into
-    pieces does not change a bit of its cost."""
-    return float(np.add.accumulate(np.concatenate(([total], costs)))[-1])
-
-
 @dataclass(eq=False)
 class Piece:
     """Mini-batches that a run trains on next: ``rows`` of its epoch's order, all with one rate.
-    Who has trained it on them says at what ``costs``, as a Stepper does, and in how many
+    Who has trained it on them says at what ``costs``, as the Stepper returned them, and in how many
     ``seconds``."""
 
     run: Run
@@ -291,7 +291,7 @@ class Run:
                 yield piece
                 finite = bool(np.isfinite(piece.costs).all()) and self._finite()
                 t.step += count
-                t.cost_sum = _added_up(t.cost_sum, piece.costs)
+                t.cost_sum = _added(t.cost_sum, piece.costs)
                 t.seconds += piece.seconds
             except BaseException:  # a second Ctrl-C, say: back to the step boundary before
                 self._restore(snapshot)
@@ -338,15 +338,16 @@ class Run:
         for step in range(t.step, t.step + count):
             rows = order[step * m : (step + 1) * m]
             before = self._snapshot()
-            (cost,) = self.stepper.run(rows, rate)
-            if math.isfinite(cost) and self._finite():
-                t.cost_sum = _added_up(t.cost_sum, [cost])
+            costs = self.stepper.run(rows, rate)
+            finite_cost = bool(np.isfinite(costs).all())
+            if finite_cost and self._finite():
+                t.cost_sum = _added(t.cost_sum, costs)
                 continue
             pairs = zip(self.parameters.weights, self.parameters.biases, strict=True)
             finite = [bool(xp.isfinite(w).all() and xp.isfinite(b).all()) for w, b in pairs]
             self._restore(before)
             t.step = step
-            if not math.isfinite(cost):
+            if not finite_cost:
                 with np.errstate(all="ignore"):  # the overflow is what is being looked for
                     x = as_input(xp, self._take(self.examples.x, rows), self.plan.dtype)
                     z, a = feedforward(

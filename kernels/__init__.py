@@ -8,11 +8,12 @@
 ``Stepper(plan, parameters, x, y)``
     The whole algorithm for consecutive mini-batches. ``run(order, learning_rate)`` trains on the
     examples of ``order`` (indices, int64) in mini-batches of ``plan.batch_size``, the last one
-    smaller if need be, updates ``parameters`` in place and returns an array of float64 on the
-    host: for each mini-batch the cost that it had before its update, penalty included, times its
-    examples. Each is added up in an order that the plan alone decides, so that its bits depend
-    neither on how an epoch is cut into runs nor on threads. x and y may lie on the host also where
-    the parameters are on a GPU.
+    smaller if need be, updates ``parameters`` in place and returns the cost that each mini-batch
+    had before its update, summed over its examples, penalty included: a float64 array on the host,
+    one number a mini-batch. Its bits, as those of the weights, depend neither on how a run is cut
+    at mini-batches nor on the number of threads. An empty ``order`` changes nothing. Making a
+    Stepper compiles what ``run`` needs. x and y may lie on the host also where the parameters are
+    on a GPU.
 ``score(parameters, activations, cost, x, y)``
     Optional: (the sum of the examples' costs, how many are in the class of y). Without it the
     network computes them by its array library.

@@ -34,8 +34,8 @@ class Stepper:
         self.plan, self.parameters, self.x, self.y = plan, parameters, x, y
 
     def run(self, order: Any, learning_rate: float) -> Any:
-        """Train on the examples of ``order``; the objective of each mini-batch before its update,
-        summed over its examples."""
+        """Train on the examples of ``order``; each mini-batch's objective before its update, summed
+        over its examples."""
         plan, parameters = self.plan, self.parameters
         costs = []
         for start in range(0, len(order), plan.batch_size):
@@ -48,7 +48,7 @@ class Stepper:
                     np, sys.modules[__name__], parameters.weights, parameters.biases,
                     plan.activations, plan.cost, x, y,
                 )  # fmt: skip
-                costs.append(len(rows) * float(g.cost + plan.rule.penalty(np, parameters)))
+                costs.append(len(rows) * (g.cost + plan.rule.penalty(np, parameters)))
                 gradient = np.concatenate([part.ravel() for part in (*g.nabla_w, *g.nabla_b)])
                 plan.rule.update(np, parameters, gradient, learning_rate)
-        return np.array(costs)
+        return np.array(costs, np.float64)

@@ -137,11 +137,10 @@ def train(
     thread, threads, parts, state, rows, wide, units,
     order, batch, eta, x, values, starts, columns, scale, labels, targets,
     layers, w1, p, v1, v, g1, g, momentum, nesterov, l2, l1,
-    packed, chunk_step, index, counts, at, shares, step, y, kernels, objective,
+    packed, chunk_step, index, counts, at, shares, step, y, costs, kernels,
 ):  # fmt: skip
-    """Train on ``order``; this thread's share of each mini-batch's objective, before its update and
-    summed over its examples, goes into a row of ``objective``: the penalty of each part of w^2, and
-    last the rest.
+    """Train on ``order``. Column s of ``costs`` (zeros) becomes the objective of mini-batch s
+    before its update, summed over its examples: first all but, then each part's penalty of w^2.
 
     ``rows``, ``wide``, ``units``: tuples whose lengths are the tile's examples, vectors and units.
     ``layers`` (int64, one row of FIELDS a layer of weights) says where everything lies: the rows of
@@ -164,6 +163,7 @@ def train(
     into1, into = (g1, g) if buffered else (w1, p)
     parity = 0
     for start in range(0, order.size, batch):
+        s = start // batch
         m = min(batch, order.size - start)
         for i in range(m):
             row = get(order, start + i)
@@ -235,17 +235,15 @@ def train(
         cost = call_kernel(kernels[0], m, step, n_last, p, layers[depth - 1, Z],
                            p, layers[depth - 1, A], p, delta, y, 0, p, delta)  # fmt: skip
         if thread == 0:
-            objective[start // batch, parts] = cost
+            costs[0, s] = cost
         if l2 != zero or l1 != zero:
             for part in range(thread, parts, threads):
                 for first in range(part * GROUP, n_first, parts * GROUP):
                     count = (min(first + GROUP, n_first) - first) * layers[0, W_STEP]
-                    objective[start // batch, part] += m * penalty(
-                        w1, first * layers[0, W_STEP], count, l2, l1
-                    )
+                    costs[1 + part, s] += m * penalty(w1, first * layers[0, W_STEP], count, l2, l1)
             for l in range(1, depth if thread == 0 else 1):
                 size = (layers[l, N_IN] + lanes - 1) // lanes * lanes * layers[l, W_STEP]
-                objective[start // batch, parts] += m * penalty(p, layers[l, W], size, l2, l1)
+                costs[0, s] += m * penalty(p, layers[l, W], size, l2, l1)
 
         # From the output back: BP2 with w^l as it was in the forward pass, then its update.
         alpha = (one if buffered else -eta) / as_float(m, eta)

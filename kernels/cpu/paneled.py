@@ -80,7 +80,7 @@ class PanelStepper(ThreadedStepper):
         self._p = aligned(end, dtype)
         self._v = aligned(n_parameters if plan.rule.momentum else 0, dtype)
         self._y = aligned(blocks * block(sizes[-1]), dtype)
-        self._costs = aligned(blocks, np.float64)
+        self._by_block = aligned(blocks, np.float64)
         self._penalties = aligned(n_parameters // (wide * lanes * lanes) + 1, np.float64)
 
         # What threads have of their own, or by rows in common: a^1 and lists. The lists begin with
@@ -113,11 +113,11 @@ class PanelStepper(ThreadedStepper):
             self._own.append(own if self._by_rows else {name: _copy(own[name]) for name in own})
 
     def _train(
-        self, thread: int, threads: int, order: Any, learning_rate: float, costs: Any
+        self, thread: int, threads: int, state: Any, order: Any, learning_rate: float, costs: Any
     ) -> None:
         rule, number, own = self.plan.rule, np.dtype(self.plan.dtype).type, self._own[thread]
         self._engine.train(
-            thread, threads, self._by_rows, self._state, *self._shape,
+            thread, threads, self._by_rows, state, *self._shape,
             order, self.plan.batch_size, number(learning_rate),
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers, self._p, self._v, self._g[thread],
@@ -125,7 +125,7 @@ class PanelStepper(ThreadedStepper):
             own["a1"], self._a1_step, own["at"],
             own["a_list"], own["b_list"], self._list_step, own["counts"],
             own["a_rows"], own["b_rows"], self._rows_step, own["row_counts"], own["masks"],
-            self._y, self._costs, self._penalties, self._kernels, costs.reshape(-1),
+            self._y, self._by_block, self._penalties, costs, self._kernels,
         )  # fmt: skip
 
     def score(self) -> tuple[float, int]:

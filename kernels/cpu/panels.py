@@ -244,10 +244,10 @@ def train(
     x, values, starts, columns, scale, labels, targets,
     layers, p, v, room, momentum, nesterov, l2, l1,
     a1, a1_step, at, a_list, b_list, list_step, counts, a_rows, b_rows, rows_step, row_counts,
-    masks, y, costs, penalties, kernels, objective,
+    masks, y, by_block, penalties, costs, kernels,
 ):  # fmt: skip
-    """Train on ``order``; thread 0 writes the objective of each mini-batch, before its update and
-    summed over its examples, into ``objective``.
+    """Train on ``order``. costs[0, s] becomes the objective of mini-batch s before its update,
+    summed over its examples.
 
     ``block``, ``wide`` and ``units`` are tuples: their lengths are the examples of a block, the
     vectors of a panel and the units of a group. ``layers`` (int64, one row of FIELDS a layer of
@@ -271,7 +271,6 @@ def train(
     buffered = momentum != zero or penalised or batch > PART
     for start in range(0, order.size, batch):
         m = min(batch, order.size - start)
-        total = 0.0
         blocks = (m + tall - 1) // tall
         my_first, my_last = blocks * thread // threads, blocks * (thread + 1) // threads
         first, last = (my_first, my_last) if by_rows else (0, blocks)
@@ -296,7 +295,7 @@ def train(
 
         # a^L whole, BP1, and the cost before the update
         for t in range(my_first, my_last):
-            costs[t] = _output(block, t, order, start, m, labels, targets, layers, p, y, kernels,
+            by_block[t] = _output(block, t, order, start, m, labels, targets, layers, p, y, kernels,
                                eta)  # fmt: skip
         if together and not by_rows and not barrier(state, threads, SPINS):
             return
@@ -327,8 +326,10 @@ def train(
         if together and by_rows and not barrier(state, threads, SPINS):
             return
         if thread == 0:
+            total = 0.0
             for t in range(blocks):
-                total += costs[t]
+                total += by_block[t]
+            costs[0, start // batch] = total
 
         # BP3, BP4 and the update, from the output back
         slot = 0
@@ -391,9 +392,7 @@ def train(
             squared = 0.0
             for i in range(slot):
                 squared += penalties[i]
-            total += m * squared
-        if thread == 0:
-            objective[start // batch] = total
+            costs[0, start // batch] += m * squared
 
 
 @_jit

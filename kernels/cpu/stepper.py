@@ -13,6 +13,8 @@ import os
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from gpubp.errors import unknown
 from gpubp.kernels.cpu.paneled import PanelStepper
 from gpubp.kernels.cpu.threaded import ThreadedStepper
@@ -60,7 +62,9 @@ class Stepper:
         else:
             self._stepper = PanelStepper(plan, parameters, x, y, min(threads, at_most))
 
+        self._stepper.run(np.zeros(0, np.int64), 0.0)  # compiles, and trains on nothing
+
     def run(self, order: Any, learning_rate: float) -> Any:
-        """Train on the examples of ``order``; the objective of each mini-batch before its update,
-        summed over its examples."""
+        """Train on the examples of ``order``; each mini-batch's objective before its update, summed
+        over its examples."""
         return self._stepper.run(order, learning_rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ from gpubp.plan import Plan
 _LINE = 64  # bytes of a cache line: a vector that straddles two is slower to load
 _TRY_EVERY = 32  # runs of the compiled function
 _FLOPS_PER_CALL = 3e9  # keeps one compiled call well under the second that Ctrl-C may wait
+_ABANDONED = 16  # of state: at a barrier that not all have reached, nobody waits
 _FLOPS_WORTH = 5e7  # in a call, from which waking other threads pays
 
 
@@ -37,11 +38,10 @@ class ThreadedStepper(ABC):
     (n, n_L) targets; dense ones are C-ordered.
     """
 
-    _cost_parts = 1  # of a mini-batch's objective, which different threads may write
-
     def __init__(
-        self, plan: Plan, parameters: Parameters, x: Any, y: Any, threads: int, dense_rows: int
-    ) -> None:
+        self, plan: Plan, parameters: Parameters, x: Any, y: Any, threads: int, dense_rows: int,
+        cost_parts: int = 1,
+    ) -> None:  # fmt: skip
         self.plan, self.parameters, self.threads = plan, parameters, threads
         self.examples = x.shape[0]
         dtype = np.dtype(plan.dtype)
@@ -58,7 +58,7 @@ class ThreadedStepper(ABC):
         empty = np.zeros(0, dtype)
         self._targets = empty if y.ndim == 1 else y.astype(dtype, copy=False).reshape(-1)
         self._kernels = stepper_kernels(plan)
-        self._state = aligned(24, np.int64)
+        self._cost_parts = cost_parts
         self._last, self._runs = 1, 0
         self._lately = {1: math.inf, threads: 0.0}  # seconds an example
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
@@ -67,10 +67,10 @@ class ThreadedStepper(ABC):
 
     @abstractmethod
     def _train(
-        self, thread: int, threads: int, order: Any, learning_rate: float, costs: Any
+        self, thread: int, threads: int, state: Any, order: Any, learning_rate: float, costs: Any
     ) -> None:
-        """One thread's part of the training on ``order``; of each mini-batch's objective, a row of
-        ``costs``, the parts that are this thread's. Which thread has which decides nothing."""
+        """One thread's part of the training on ``order``, and of each mini-batch's objective, a
+        column of ``costs``. ``state`` is where the threads meet."""
 
     @abstractmethod
     def _copy(self, inward: bool) -> None:
@@ -80,26 +80,24 @@ class ThreadedStepper(ABC):
         """Called before a run by all threads that follows one by a single thread."""
 
     def run(self, order: Any, learning_rate: float) -> Any:
-        """Train on the examples of ``order``; the objective of each mini-batch before its update,
-        summed over its examples."""
+        """Train on the examples of ``order``; each mini-batch's objective before its update, summed
+        over its examples. A run of none compiles all that others need."""
         order = np.ascontiguousarray(order, np.int64)
-        m = self.plan.batch_size
-        costs = np.zeros((-(-len(order) // m), self._cost_parts))
         self._copy(inward=True)
+        costs = []
         try:
-            for start in range(0, len(order), self._piece):
+            for start in range(0, max(1, len(order)), self._piece):
                 piece = order[start : start + self._piece]
-                steps = costs[start // m : -(-(start + len(piece)) // m)]
                 if len(piece) < self._piece // 4:  # too short to measure by, perhaps to share
                     worth = len(piece) * _FLOPS_PER_CALL >= self._piece * _FLOPS_WORTH
-                    self._run(piece, learning_rate, self._best() if worth else 1, steps)
+                    costs.append(self._run(piece, learning_rate, self._best() if worth else 1))
                     continue
                 threads, started = self._choose(), time.perf_counter()
-                self._run(piece, learning_rate, threads, steps)
+                costs.append(self._run(piece, learning_rate, threads))
                 self._lately[threads] = (time.perf_counter() - started) / len(piece)
         finally:
             self._copy(inward=False)
-        return costs.sum(axis=1)
+        return np.concatenate(costs)
 
     def _best(self) -> int:
         """The number of threads, 1 or all, that was the faster one lately."""
@@ -117,22 +115,37 @@ class ThreadedStepper(ABC):
             return best
         return self.threads if best == 1 else 1
 
-    def _run(self, order: Any, learning_rate: float, threads: int, costs: Any) -> None:
-        self._state[:] = 0
+    def _help(self, thread: int, threads: int, state: Any, *work: Any) -> None:
+        try:
+            self._train(thread, threads, state, *work)
+        except BaseException:
+            state[_ABANDONED] = 1  # or the first would wait for this thread, deaf to Ctrl-C
+            raise
+
+    def _run(self, order: Any, learning_rate: float, threads: int) -> Any:
+        # Of each run's own: threads that an interrupt left behind may still look at theirs.
+        state = aligned(24, np.int64)
+        costs = np.zeros((self._cost_parts, -(-len(order) // self.plan.batch_size)))
         if threads > self._last:
             self._wake()
         self._last = threads
-        if threads == 1:
-            return self._train(0, 1, order, learning_rate, costs)
-        assert self._pool is not None
-        others = [
-            self._pool.submit(self._train, thread, threads, order, learning_rate, costs)
-            for thread in range(1, threads)
-        ]
+        others: list[Future[None]] = []
         try:
-            self._train(0, threads, order, learning_rate, costs)
+            for thread in range(1, threads):
+                assert self._pool is not None
+                others.append(
+                    self._pool.submit(
+                        self._help, thread, threads, state, order, learning_rate, costs
+                    )
+                )
+            self._train(0, threads, state, order, learning_rate, costs)
         finally:
             # Reached late only if this thread was interrupted before its part: nobody waits for it.
-            self._state[16] = 1
-            for other in others:
-                other.result()
+            state[_ABANDONED] = 1
+            wait(others)
+        for other in others:
+            other.result()
+        total = costs[0]
+        for part in costs[1:]:  # always in this order
+            total += part
+        return total

@@ -39,9 +39,10 @@ class TiledStepper(ThreadedStepper):
         self, plan: Plan, parameters: Parameters, x: Any, y: Any, parts: int = 1, threads: int = 1
     ) -> None:
         threads = min(parts, threads)
-        super().__init__(plan, parameters, x, y, threads, threads * plan.batch_size)
+        # A mini-batch's objective in 1 + parts: that of the examples and the layers above the
+        # first, and the penalty of each part of the first.
+        super().__init__(plan, parameters, x, y, threads, threads * plan.batch_size, 1 + parts)
         self.parts = parts
-        self._cost_parts = parts + 1
         self._engine = engine = load_compiled("engine")
         dtype = np.dtype(plan.dtype)
         number = types.float32 if dtype == np.float32 else types.float64
@@ -97,11 +98,11 @@ class TiledStepper(ThreadedStepper):
                 copy[:] = copies[0]
 
     def _train(
-        self, thread: int, threads: int, order: Any, learning_rate: float, costs: Any
+        self, thread: int, threads: int, state: Any, order: Any, learning_rate: float, costs: Any
     ) -> None:
         rule, number = self.plan.rule, np.dtype(self.plan.dtype).type
         self._engine.train(
-            thread, threads, self.parts, self._state, *self._shape,
+            thread, threads, self.parts, state, *self._shape,
             order, self.plan.batch_size, number(learning_rate),
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers,
@@ -109,7 +110,7 @@ class TiledStepper(ThreadedStepper):
             self._g1.reshape(-1), self._g[thread], number(rule.momentum), rule.nesterov,
             number(rule.l2), number(rule.l1),
             self._packed, self._chunk_step, self._index, self._counts,
-            self._at[thread], self._shares, self._step, self._y[thread], self._kernels, costs,
+            self._at[thread], self._shares, self._step, self._y[thread], costs, self._kernels,
         )  # fmt: skip
 
     def _copy(self, inward: bool) -> None:

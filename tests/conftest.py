@@ -37,9 +37,11 @@ def _cuda() -> list[Any]:
 
 CUDA = _cuda()
 _LONG = {"long_on_the_stand_in": "cuda-on-cpu", "long_on_the_chip": "panels-cuda-on-cpu"}
-_FIRST = {
-    name: place for place, name in enumerate(["test_cuda_gates", "test_cuda_compile"])
-}  # by far the longest files
+# The files that take longest, which begin first, so that no worker ends alone.
+_LONGEST = ("test_kernels", "test_cuda_gates", "test_cuda_compile", "test_engines",
+            "test_sgd_truth", "test_cuda_ptx", "test_truth", "test_cuda_fit", "test_kernel_cache",
+            "test_cuda_precision", "test_cuda_host", "test_bench_gpu", "test_network")  # fmt: skip
+_FIRST = {name: place for place, name in enumerate(_LONGEST)}
 
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -58,12 +60,21 @@ def pytest_configure(config: pytest.Config) -> None:
         "long_on_the_chip(*words): the same for kernels that stay on the stand-in's chip, which "
         "have the place of the cpu's panels",
     )
+    config.addinivalue_line(
+        "markers",
+        "thorough: takes longer than it is likely to tell; left out of the default run, asked for by "
+        "-m thorough, as .ci/run does, or by GPUBP_EVERYTHING=1",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Kernels on fibers take a thousand times a GPU's time: there, a part stands for the whole."""
 
+    asked = "thorough" in (config.option.markexpr or "")
+
     def runs(item: pytest.Item) -> bool:
+        if item.get_closest_marker("thorough") and not asked:
+            return False
         for name, where in _LONG.items():
             mark = item.get_closest_marker(name)
             if mark and where in item.name and not any(word in item.name for word in mark.args):
@@ -73,8 +84,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if os.environ.get("GPUBP_EVERYTHING") != "1":
         config.hook.pytest_deselected(items=[item for item in items if not runs(item)])
         items[:] = filter(runs, items)
-    # What takes longest begins first, so that no worker ends alone; xdist shares out single tests,
-    # and files stay together for what they compute once.
     items.sort(key=lambda item: _FIRST.get(item.path.stem, len(_FIRST)))
 
 

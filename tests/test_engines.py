@@ -272,7 +272,7 @@ for dtype, bound in (("float32", 2e-6), ("float64", 1e-14)):
 
 
 @pytest.mark.skipif(not simd.X86, reason="these are x86 processors")
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("name", [pytest.param("generic", marks=pytest.mark.thorough), "haswell"])
 def test_other_processors(name: str, tmp_path: Path) -> None:
     """Machine code for less than this processor: LLVM puts together what it lacks."""
     width = 32 if "avx2" in PROCESSORS[name] else 16

@@ -62,8 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        "thorough: takes longer than it is likely to tell; left out of the default run, asked for by "
-        "-m thorough, as .ci/run does, or by GPUBP_EVERYTHING=1",
+        "thorough: takes longer than it is likely to tell; left out of the default run, asked for "
+        "by -m thorough, as .ci/run does, or by GPUBP_EVERYTHING=1",
     )
 
 

@@ -189,7 +189,7 @@ def temporary(path: str) -> Iterator[tuple[str, IO[bytes]]]:
     if not there:
         with suppress(FileNotFoundError):
             os.lstat(path)
-    directory, name = os.path.split(path)
+    directory, name = os.path.split(os.path.abspath(path))
     if there and os.name == "posix" and (folder := os.stat(directory)).st_mode & stat.S_ISVTX:
         owners = (0, folder.st_uid, os.lstat(path).st_uid)  # in /tmp nobody else replaces a file
         if os.geteuid() not in owners:

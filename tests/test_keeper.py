@@ -160,6 +160,7 @@ def test_it_is_written_inside_an_epoch_and_resumes_there(
     unbroken.fit(X, Y, **given, checkpoint=path, callbacks=[Look()])
     assert len(places) >= 15
     assert {step for _, step in places} >= {2, 4, 6, 8, 10}
+    assert {(1, 0), (2, 0)} <= set(places)  # an epoch's end with its row
     for epoch, step in places:
         net = gpubp.load(tmp_path / f"{epoch}-{step}", "reference")
         net.fit(X, Y, **given, resume=True)
@@ -318,6 +319,27 @@ def test_signals_that_are_ignored_or_handled_stay_so() -> None:
         assert len(net.history) == 3
         assert signal.getsignal(number) == handler
     assert seen == [signal.SIGTERM]
+
+
+@posix
+@pytest.mark.usefixtures("defaults")
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_acts_at_once(first: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    reached = []
+
+    class Press(gpubp.Callback):
+        def on_interval(self, training: Any) -> None:
+            os.kill(os.getpid(), first)
+            reached.append("after the first")
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("after the second")
+
+    net = network()
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(X, Y, **FIT, callbacks=[Press()])
+    assert reached == ["after the first"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @posix

@@ -48,6 +48,13 @@ def test_nothing_that_is_said_is_obeyed(capsys: pytest.CaptureFixture[str]) -> N
     assert len(told.err) <= 2100
 
 
+def test_errors_of_files(tmp_path: Path) -> None:
+    error = gpubp.DataFormatError(tmp_path / ESCAPES, expected=ESCAPES, found=ESCAPES)
+    assert str(error).isprintable()
+    assert error.file == str(tmp_path / ESCAPES)  # the name itself
+    assert (error.expected, error.found) == (printable(ESCAPES), printable(ESCAPES))
+
+
 def named(name: str) -> gpubp.Network:
     """A network whose activation and cost have that name."""
     own, cost = gpubp.define_activation(name, "tanh(z)"), gpubp.define_cost(name, "(a - y)**2")

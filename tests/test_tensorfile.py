@@ -491,6 +491,17 @@ def test_any_name_that_a_file_may_have_can_be_written(tmp_path: Path) -> None:
             attempt(tmp_path / ("n" * 256))
 
 
+def test_a_name_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        with tensorfile.temporary("file") as (made, file):
+            file.write(b"whole")
+            file.flush()
+            tensorfile.take_place(made, "file")
+        assert listing(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
 @posix
 def test_another_users_file_in_a_shared_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

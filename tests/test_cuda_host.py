@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import re
 import warnings
 from collections.abc import Iterator
@@ -358,6 +359,76 @@ def test_many_windows_of_one_run_do_not_overtake_each_other(
             stepper.run(np.random.default_rng(6).permutation(600), 0.5)
         found.append(parameters.flat.get())
     np.testing.assert_array_equal(found[0], found[1])
+
+
+def host(parameters: Parameters) -> Any:
+    return parameters.flat.get() if hasattr(parameters.flat, "get") else parameters.flat
+
+
+@needs_compiler
+@pytest.mark.parametrize("which", ["graph", "cooperative", "resident"])
+def test_rows_beyond_two_gigabytes_are_found(
+    which: str, stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row times width is more than 32 bits hold. Only pages that are read are there."""
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", which)
+    rows, sizes, few = 2_800_000, (784, 3, 2), 12
+    pages = np.frombuffer(
+        mmap.mmap(-1, rows * sizes[0], mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8
+    )
+    images = np.random.default_rng(9).integers(0, 256, (few, sizes[0]), np.uint8)
+    pages[-images.size :] = images.ravel()
+    x = stand_in.empty(1, np.uint8)
+    x._array, x._memory.bytes = pages.reshape(rows, sizes[0]), pages
+    labels = np.zeros(rows, np.int64)
+    labels[-few:] = np.arange(few) % 2
+    sigma = (ACTIVATIONS["sigmoid"],) * 2
+    plan = Plan(sizes, sigma, COSTS["quadratic"], 4, "float64")
+    found = []
+    for kernels, xp, given in (
+        (gpubp.get_backend("cuda").kernels, stand_in, (x, stand_in.asarray(labels))),
+        (gpubp.get_backend("reference").kernels, np, (images, labels[-few:])),
+    ):
+        parameters = Parameters(xp, sizes, "float64")
+        start = np.linspace(-1, 1, parameters.flat.size)
+        parameters.flat[...] = xp.asarray(start)
+        order = np.arange(few) + (rows - few if xp is stand_in else 0)
+        kernels.Stepper(plan, parameters, *given).run(order, 0.5)
+        found.append(host(parameters))
+    assert normwise(found[0], found[1]) <= 1e-13
+
+
+@needs_compiler
+@pytest.mark.parametrize("which", ["graph", "cooperative", "resident"])
+def test_no_rows_and_odd_addresses(
+    which: str, stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that begin at an odd address, and weights of a layer that are off their runs."""
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", which)
+    sizes, n = (16, 3, 5, 8, 8), 20
+    rng = np.random.default_rng(4)
+    images, labels = rng.integers(0, 256, (n, 16), np.uint8), rng.integers(0, 8, n)
+    shifted = stand_in.empty(images.size + 1, np.uint8)
+    shifted[1:] = stand_in.asarray(images.ravel())
+    sigma = (ACTIVATIONS["sigmoid"],) * 4
+    plan = Plan(sizes, sigma, COSTS["quadratic"], 6, "float32")
+    found = []
+    for name, xp, x in (("cuda", stand_in, shifted[1:].reshape(n, 16)), ("reference", np, images)):
+        parameters = Parameters(xp, sizes, "float32")
+        start = np.linspace(-1, 1, parameters.flat.size, dtype=np.float32)
+        parameters.flat[...] = xp.asarray(start)
+        if xp is stand_in:
+            assert x.data.ptr % 2 == 1
+            run_length = cuda("launch").run_length
+            assert run_length(x, "float32") == 1
+            assert parameters.weights[3].data.ptr % 16 != 0
+            assert run_length(parameters.weights[3], "float32") == 1
+        stepper = gpubp.get_backend(name).kernels.Stepper(plan, parameters, x, xp.asarray(labels))
+        assert stepper.run(np.zeros(0, np.int64), 0.5).shape == (0,)
+        np.testing.assert_array_equal(host(parameters), start)
+        stepper.run(np.arange(n), 0.5)
+        found.append(host(parameters))
+    assert normwise(found[0], found[1]) <= 1e-6
 
 
 @needs_compiler

@@ -93,12 +93,15 @@ def test_an_array_ends_at_a_page_that_nobody_may_touch() -> None:
         assert touched(nbytes, place) == (-signal.SIGSEGV, ""), (nbytes, place)
 
 
-def test_a_write_into_the_last_bytes_behind_an_array_is_told(cupy: Any) -> None:
-    f = kernel(cupy, "out[threadIdx.x] = 1;", "float* out")
-    out = cupy.zeros(5, np.float32)
-    f((1,), (5,), (out,))
-    with pytest.raises(KernelError, match="wrote behind the end of an array"):
-        f((1,), (6,), (out,))
+def test_a_write_beside_an_array_is_told(cupy: Any) -> None:
+    f = kernel(cupy, "out[int(threadIdx.x) + first] = 1;", "float* out, int first")
+    for first, right in ((0, True), (1, False), (-1, False)):
+        out = cupy.zeros(5, np.float32)
+        if right:
+            f((1,), (5,), (out, np.int32(first)))
+            continue
+        with pytest.raises(KernelError, match="something was written out of an array's bounds"):
+            f((1,), (5,), (out, np.int32(first)))
 
 
 def test_a_process_that_never_ends_is_judged_in_time() -> None:

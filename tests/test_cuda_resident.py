@@ -153,6 +153,42 @@ def test_pieces_windows_and_launches_change_no_bit(monkeypatch: pytest.MonkeyPat
 
 
 @needs_compiler
+def test_a_launch_ends_at_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the time that a launch may take is not a whole number of steps."""
+    one, whole, order = made()
+    costs = one.run(order, 0.3)
+    seconds = one._way._family.shape.seconds
+    monkeypatch.setattr(cuda("resident"), "_LAUNCH_SECONDS", 2.5 * seconds)
+    cut, found, _ = made()
+    launched, kernel = [], cut._way._family._kernel
+    monkeypatch.setattr(
+        cut._way._family, "_kernel", lambda *a: (launched.append(int(a[-1])), kernel(*a))
+    )
+    np.testing.assert_array_equal(cut.run(order, 0.3), costs)
+    np.testing.assert_array_equal(found.flat.get(), whole.flat.get())
+    assert launched == [*range(2 * BATCH, ROWS, 2 * BATCH), ROWS]
+
+
+def test_shared_memory_is_enough_or_it_is_not(stand_in: Any) -> None:
+    """To the byte: what the kernel has beside Shared counts, too."""
+    capacity, data = cuda("capacity"), cuda("capacity").Data(1, 8, 1, 256)
+
+    def fits(room: int) -> bool:
+        try:
+            found = capacity.choose_shape(plan(), data, capacity.Device(room, False, 8))
+        except capacity.DoesNotFitError:
+            return False
+        assert found.shared_bytes + capacity._STATIC_BYTES <= room
+        return True
+
+    enough = 227 << 10
+    assert fits(enough)
+    least = next(room for room in range(capacity._STATIC_BYTES, enough, 16) if fits(room))
+    assert not any(fits(least - n) for n in (16, 17, 128, 240, 256))
+    assert fits(least + 1)
+
+
+@needs_compiler
 def test_a_new_velocity_and_rate_are_noticed() -> None:
     flats = []
     for backend in ("cuda", "reference"):

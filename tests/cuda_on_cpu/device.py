@@ -127,7 +127,7 @@ class Memory:
         if machine.used + nbytes > machine.memory:
             raise OutOfMemoryError(nbytes, machine.used)
         self.device = machine.current
-        self.bytes, self.behind = guarded_bytes(nbytes)
+        self.bytes, self.beside = guarded_bytes(nbytes)
         self.bytes[: nbytes // 4 * 4].reshape(-1, 4)[...] = NAN_BYTES
         self.bytes[nbytes // 4 * 4 :] = 0xAD
         machine.used += nbytes

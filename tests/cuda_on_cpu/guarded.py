@@ -2,7 +2,8 @@
 
 Without them a stray write hits whatever the process keeps beside the array, of the interpreter or
 of NumPy, and what follows is anybody's guess, a loop without end included. An array ends at such a
-page, up to the 15 bytes that keep its beginning at a multiple of 16; those are watched.
+page, up to the 15 bytes that keep its beginning at a multiple of 16. Those are watched, and what
+lies between the page before it and its beginning.
 
 Under a sanitizer an array is allocated exactly, by malloc, and watched to the byte.
 """
@@ -25,9 +26,9 @@ _NONE = 0  # PROT_NONE
 
 
 def guarded_bytes(nbytes: int) -> tuple[Any, Any]:
-    """(an array of so many bytes, the bytes behind it that must stay as they are)."""
+    """(an array of so many bytes, the bytes on either side of it that must stay as they are)."""
     if build.MODE != "plain":
-        return np.empty(nbytes, np.uint8), np.empty(0, np.uint8)
+        return np.empty(nbytes, np.uint8), ()
     reach = -(-nbytes // _ALIGNMENT) * _ALIGNMENT
     room = -(-reach // _PAGE) * _PAGE
     # Not shared: what a child of a fork writes is its own.
@@ -37,11 +38,12 @@ def guarded_bytes(nbytes: int) -> tuple[Any, Any]:
         if _libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(_PAGE), _NONE):
             raise OSError(ctypes.get_errno(), "mprotect failed")
     begin = _PAGE + room - reach
-    behind = whole[begin + nbytes : begin + reach]
-    behind[...] = _WATCHED
-    return whole[begin : begin + nbytes], behind
+    beside = whole[_PAGE:begin], whole[begin + nbytes : begin + reach]
+    for part in beside:
+        part[...] = _WATCHED
+    return whole[begin : begin + nbytes], beside
 
 
-def untouched(behind: Any) -> bool:
+def untouched(beside: Any) -> bool:
     """Whether nobody wrote there."""
-    return bool((behind == _WATCHED).all())
+    return all(bool((part == _WATCHED).all()) for part in beside)

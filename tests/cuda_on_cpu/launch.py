@@ -109,8 +109,10 @@ class Function:
                     check_usable(named, stream, f"{self.name}, by a table of addresses")
             self._run(grid, block, values, shared_mem)
             for each in touched:
-                if (still := each()) is not None and not untouched(still.behind):
-                    raise KernelError(f"{self.name}: wrote behind the end of an array")
+                if (still := each()) is not None and not untouched(still.beside):
+                    raise KernelError(
+                        f"{self.name}: something was written out of an array's bounds"
+                    )
 
         submit(work, memory, self.name, stream)
 

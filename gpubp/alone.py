@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,11 +11,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .network import Network
 
-# Those in training, by identity: it is of the process, so no copy, pickle or checkpoint takes part.
-_training: dict[int, tuple[object, Network]] = {}
+# Those in training, by identity, with the thread that trains them: it is of the process, so no
+# copy, pickle or checkpoint takes part.
+_training: dict[int, tuple[int, Network]] = {}
 
-if hasattr(os, "register_at_fork"):  # the thread that trains here does not go on in a child
-    os.register_at_fork(after_in_child=_training.clear)
+
+def _after_fork() -> None:
+    """Of all threads the one that forked goes on in the child, and with it what it trains."""
+    here = threading.get_ident()
+    for identity in [i for i, (thread, _) in _training.items() if thread != here]:
+        del _training[identity]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
@@ -24,8 +34,8 @@ def training_alone(networks: Sequence[Network]) -> Iterator[None]:
     taken: list[int] = []
     try:
         for i, network in enumerate(networks):
-            mine = object()
-            if _training.setdefault(id(network), (mine, network))[0] is not mine:
+            mine = threading.get_ident(), network
+            if _training.setdefault(id(network), mine) is not mine:
                 which = "this network" if len(networks) == 1 else f"network {i}"
                 raise RuntimeError(
                     f"{which} is in training already, in another thread or in the fit whose "

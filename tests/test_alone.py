@@ -96,17 +96,38 @@ def test_copies_and_pickles_taken_in_a_fit_are_free() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_forked_in_a_fit_may_train_its_own() -> None:
-    net, codes = network(), []
+def test_a_child_forked_in_a_fit_goes_on_with_it() -> None:
+    """With what its own thread trains, and with nothing of the other threads."""
+    net, other, busy, done = network(), network(), threading.Event(), threading.Event()
 
-    def fork(training: Any) -> None:
-        child = os.fork()
-        if child == 0:
+    def wait(training: Any) -> None:
+        busy.set()
+        done.wait(60)
+
+    thread = threading.Thread(target=lambda: other.fit(X, Y, **FIT, callbacks=[wait]))
+    thread.start()
+    busy.wait(60)
+    try:
+        with alone.training_alone([net]):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    with pytest.raises(RuntimeError, match="in training already"):
+                        net.fit(X, Y, **FIT)
+                    with alone.training_alone([other]):
+                        code = 0
+                finally:
+                    if code:
+                        os._exit(code)
+        if child == 0:  # has left the block as its parent does
             os._exit(len(alone._training))
-        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-
-    net.fit(X, Y, **FIT, callbacks=[fork])
-    assert codes == [0] * 4
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert list(alone._training) == [id(other)]
+    finally:
+        done.set()
+        thread.join()
+    net.fit(X, Y, **FIT)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from cuda_on_cpu import nvrtc
 from cuda_on_cpu.cupy_on_cpu import installed
-from cuda_on_cpu.device import imagined
+from cuda_on_cpu.device import imagined, machine
 from oracle import CUSTOM_ACTIVATIONS, legal_pairs
 
 import gpubp
@@ -149,7 +149,7 @@ def check(arch: str, kernels: dict[str, str]) -> None:
     """All of these fit a multiprocessor of that architecture; prints what they take of it."""
     found: dict[str, list[nvrtc.Usage]] = {}
     for text, kernel in kernels.items():
-        usage = nvrtc.usage(text, arch, kernel)
+        usage = nvrtc.usage(text, arch, kernel, machine.options[text])
         head = f"{arch}, {kernel} with\n{text.partition('//')[0]}"
         assert usage.spilled == 0, f"registers spill: {head}"
         dynamic = constants(text).get("SHARED_BYTES", "0")

@@ -60,6 +60,7 @@ class Machine:
     schedule: str = "greedy"  # of launch.SCHEDULES; "all" takes the next one each launch
     defines: tuple[str, ...] = ()  # added to every compilation: mutants
     collected: dict[str, str] | None = None  # text -> kernel; then nothing is compiled or launched
+    options: dict[str, tuple[str, ...]] = field(default_factory=dict)  # text -> RawModule's own
     current: int = 0  # the device
     used: int = 0
     launches: int = 0

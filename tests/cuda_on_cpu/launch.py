@@ -66,6 +66,7 @@ class RawModule:
     def get_function(self, name: str) -> Any:
         if machine.collected is not None:
             machine.collected[self.code] = name
+            machine.options[self.code] = self.options
             return lambda *args, **named: None
         self.compile()
         assert self._kernels is not None

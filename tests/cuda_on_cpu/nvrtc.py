@@ -30,6 +30,9 @@ class Usage:
     shared: int
 
 
+_OPTIONS = ("-std=c++17",)
+
+
 class NVRTCError(Exception):
     """The compiler's log."""
 
@@ -95,18 +98,20 @@ def machine_code(text: str, arch: str) -> str:
     return kept("sass-{}.txt", [arch, text], make)
 
 
-def usage(text: str, arch: str, kernel: str) -> Usage:
+def usage(text: str, arch: str, kernel: str, options: Sequence[str] = _OPTIONS) -> Usage:
     """``compiled``, once for each text, architecture and version of NVRTC."""
     found = kept(
-        "nvrtc-{}.json", [arch, kernel, text],
-        lambda: json.dumps(asdict(compiled(text, arch, kernel))),
+        "nvrtc-{}.json", [arch, kernel, *options, text],
+        lambda: json.dumps(asdict(compiled(text, arch, kernel, options))),
     )  # fmt: skip
     return Usage(**json.loads(found))
 
 
-def compiled(text: str, arch: str, kernel: str) -> Usage:
-    """Compile to the machine code of ``arch`` ("sm_90") as CuPy does, and read ptxas's report."""
-    _, said = _made(text, [f"-arch={arch}", "-std=c++17", "--ptxas-options=-v"], None)
+def compiled(text: str, arch: str, kernel: str, options: Sequence[str] = _OPTIONS) -> Usage:
+    """Compile to the machine code of ``arch`` ("sm_90") as CuPy does, with RawModule's ``options``
+    and its own, and read ptxas's report."""
+    asked = [f"-arch={arch}", *options, "-ftz=true", "--ptxas-options=-v"]
+    _, said = _made(text, asked, None)
 
     def number(pattern: str) -> int:
         found = re.search(pattern, said)

@@ -49,6 +49,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# On the stand-in a kernel takes a thousand times a GPU's time and its compilation a tenth of a second.
+# What another test there tells, too, only longer or in the other dtype, is thorough.
+_TOLD_IN_FLOAT32 = ("test_kernels.py", "test_truth.py", "test_cuda_fit.py")
+_TOLD_ELSEWHERE = ("gallery_to_all_six_digits", "steps_of_sklearn", "same_accuracy[cuda-on-cpu-bf16",
+                   "test_numbers[M")  # fmt: skip
+
+
+def _is_thorough(item: pytest.Item) -> bool:
+    if "cuda-on-cpu" not in item.name and "test_numbers[" not in item.name:
+        return False
+    twice = item.path.name in _TOLD_IN_FLOAT32 and "float64" in item.name
+    return twice or any(words in item.name for words in _TOLD_ELSEWHERE)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
@@ -67,9 +81,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Kernels on fibers take a thousand times a GPU's time: there, a part stands for the whole."""
-
+    """What is left out of the default run, and what begins first."""
+    for item in filter(_is_thorough, items):
+        item.add_marker(pytest.mark.thorough)
     asked = "thorough" in (config.option.markexpr or "")
 
     def runs(item: pytest.Item) -> bool:

@@ -49,11 +49,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# On the stand-in a kernel takes a thousand times a GPU's time and its compilation a tenth of a second.
+# On the stand-in a kernel takes a thousand times a GPU's time, its compilation a tenth of a second.
 # What another test there tells, too, only longer or in the other dtype, is thorough.
 _TOLD_IN_FLOAT32 = ("test_kernels.py", "test_truth.py", "test_cuda_fit.py")
-_TOLD_ELSEWHERE = ("gallery_to_all_six_digits", "steps_of_sklearn", "same_accuracy[cuda-on-cpu-bf16",
-                   "test_numbers[M")  # fmt: skip
+_TOLD_ELSEWHERE = ("gallery_to_all_six_digits", "steps_of_sklearn",
+                   "same_accuracy[cuda-on-cpu-bf16", "test_numbers[M")  # fmt: skip
 
 
 def _is_thorough(item: pytest.Item) -> bool:

@@ -136,3 +136,15 @@ def cuda_backend(request: pytest.FixtureRequest) -> Iterator[gpubp.Backend]:
     """The CUDA backend, on a GPU or on the stand-in."""
     with opened(request.param) as found:
         yield found
+
+
+@pytest.fixture(autouse=True)
+def _no_setting_stays() -> Iterator[None]:
+    """A test that leaves one of GPUBP_... set fails itself, and not some other after it."""
+
+    def settings() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith("GPUBP_")}
+
+    before = settings()
+    yield
+    assert settings() == before

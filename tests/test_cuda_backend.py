@@ -131,7 +131,8 @@ def test_command_line_on_the_stand_in(
     assert [line.replace("'cuda'", "'cpu'") for line in on_cuda] == on_cpu
     lines = succeed(run("doctor"))
     assert any("cuda:0 imagined GPU, compute capability 9.0, 80 GiB" in line for line in lines)
-    assert any(line.lstrip().startswith("on a GPU") for line in lines)
+    (line,) = (line for line in lines if line.startswith("on a GPU"))
+    assert "resident where a network fits" in line
     assert sum("PASS: backend cuda:0 differs" in line for line in lines) == 1
 
 

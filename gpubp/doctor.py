@@ -182,8 +182,9 @@ def _kept(folder: Path) -> str:
             return _size(folder, "**/*")
     except OSError as error:
         return (
-            f"{folder} cannot be written ({error.strerror or error}): kernels are compiled anew in "
-            "each process, which takes seconds: set GPUBP_CACHE to a folder that can be written"
+            f"{folder} cannot be written ({error.strerror or error}): kernels that are not there "
+            "are compiled anew in each process, which takes seconds: set GPUBP_CACHE to a folder "
+            "that can be written"
         )
 
 

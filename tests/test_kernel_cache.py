@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -59,7 +61,12 @@ def files(folder: Path) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "a byte", "other files"])
+def sealed(content: bytes) -> bytes:
+    """A file that is whole: what its seal vouches for may still be of no use."""
+    return hashlib.sha256(content).digest() + content
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "a byte", "other files", "other classes"])
 def test_a_damaged_cache_is_made_anew_and_told_once(
     damage: str, filled: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -74,8 +81,10 @@ def test_a_damaged_cache_is_made_anew_and_told_once(
             content = content[: len(content) // 2]
         elif damage == "a byte":
             content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-        else:
+        elif damage == "other files":
             content = bytearray(b"\x80\x04N.") * 9
+        else:
+            content = bytearray(sealed(b"cnumba\nNoSuchClass\n."))
         path.write_bytes(content)
     found, told = compute(at(folder))
     assert found == result
@@ -83,6 +92,57 @@ def test_a_damaged_cache_is_made_anew_and_told_once(
     assert told[0].startswith("removed a damaged file from the kernel cache: ")
     assert "GPUBP_CACHE" in told[0]
     assert compute(at(folder)) == (result, [])  # it is whole again
+
+
+@pytest.mark.parametrize(("kind", "content"), [("nbi", 7), ("nbi", ("0", b"", {})), ("nbc", 7)])
+def test_a_file_of_another_form_is_passed_over(
+    kind: str, content: object, filled: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Whole, but of another version of Numba or of gpubp."""
+    shutil.copytree(filled[0], tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.rglob(f"*.{kind}"):
+        path.write_bytes(sealed(pickle.dumps(content)))
+    assert compute(at(tmp_path))[0] == filled[1]
+    assert compute(at(tmp_path)) == (filled[1], [])
+
+
+def test_nothing_lies_in_the_cache_that_has_no_seal(tmp_path: Path) -> None:
+    """Python would keep bytecode there, which crashes the interpreter when it is damaged."""
+    environment = {k: v for k, v in at(tmp_path).items() if k != "PYTHONDONTWRITEBYTECODE"}
+    compute(environment)
+    assert {path.suffix for path in tmp_path.rglob("*.*")} == {".py", ".nbi", ".nbc"}
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "kernels" / "__pycache__"
+    folder.mkdir(parents=True)
+    old, new = folder / "gpubp_0.train-1.py311.nbi.tmp.0", folder.parent / "gpubp_0.py.tmp.1"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    compute(at(tmp_path))
+    assert [path.name for path in tmp_path.rglob("*.tmp.*")] == [new.name]
+
+
+def test_a_cache_that_can_only_be_read_is_read(filled: tuple[Path, str], tmp_path: Path) -> None:
+    """As in an image of a container, for a user without a home: nothing compiles, nothing is said.
+    Root may write anywhere, so every opening for writing is refused here."""
+    code = (
+        "import errno, os, sys\n"
+        "def read_only(event, args):\n"
+        "    writes = event == 'open' and args[2] & (os.O_WRONLY | os.O_RDWR)\n"
+        "    if event == 'os.mkdir' or writes and isinstance(args[0], str):\n"
+        "        raise OSError(errno.EROFS, os.strerror(errno.EROFS), args[0])\n"
+        "sys.addaudithook(read_only)\n"
+    )
+    end = (
+        "from gpubp.kernels.cpu.generated import load_compiled\n"
+        "assert not load_compiled('contiguous').hadamard.stats.cache_misses\n"
+    )
+    assert compute(at(filled[0]) | {"HOME": "/proc/none"}, code + COMPUTE + end) == (filled[1], [])
+    found, (line,) = compute(at(tmp_path), code + COMPUTE)  # the refusal is one
+    assert found == filled[1]
+    assert "Read-only file system" in line
 
 
 def test_damaged_source_is_written_again(filled: tuple[Path, str], tmp_path: Path) -> None:

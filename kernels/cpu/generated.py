@@ -9,11 +9,12 @@ a digest of all that. Where no folder can be written, code is compiled anew in e
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
+import secrets
 import sys
-import tempfile
 import threading
+import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ from gpubp.kernels.cpu import simd
 from gpubp.kernels.cpu.machine_code import tell
 
 _HERE = Path(__file__).parent
+_ABANDONED = 3600.0  # seconds after which nobody writes a file any more
 _loading = threading.RLock()
 
 
@@ -61,42 +63,43 @@ def _load(text: str) -> ModuleType:
         where = error.filename2 or error.filename
         reason = f"{where}: {error.strerror}" if error.strerror and where else str(error)
         tell("", f"compiled kernels cannot be kept ({reason})")
-        module = ModuleType(name)
-        exec(text, module.__dict__)
-        return module
-    return _import(name, path)
+        path = Path(f"<{name}>")  # no file
+    # Not imported: Python's own file of bytecode has no digest, and a damaged one may crash it.
+    module = ModuleType(name)
+    code = compile(text, path, "exec", dont_inherit=True)
+    sys.modules[name] = module  # Numba finds it by name when it loads cached machine code
+    try:
+        exec(code, module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _write(path: Path, text: str) -> None:
     """Make the file hold the text, at any moment whole; another process may be doing the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         if path.read_text(encoding="utf-8") == text:
             return
     except (FileNotFoundError, UnicodeDecodeError):
         pass  # not there yet, or damaged
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.replace(file.name, path)
-        except OSError:
-            os.unlink(file.name)
-            raise
-
-
-def _import(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # Numba finds it by name when it loads cached machine code
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    part = path.with_name(f"{path.name}.tmp.{secrets.token_hex(8)}")
     try:
-        spec.loader.exec_module(module)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
     except BaseException:
-        del sys.modules[name]
+        part.unlink(missing_ok=True)
         raise
-    return module
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed, or lost their power, left half written."""
+    for part in folder.rglob("*.tmp.*"):
+        with suppress(OSError):  # another process was faster
+            if time.time() - part.stat().st_mtime > _ABANDONED:
+                part.unlink()
 
 
 @cache

@@ -12,15 +12,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from numba import njit
 from numba.core import config
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    IndexDataCacheFile,
+    _CacheLocator,
+    _SourceFileBackedLocatorMixin,
+)
 from numba.core.ccallback import CFunc
 from numba.core.sigutils import normalize_signature
 
@@ -55,46 +62,64 @@ class _Sealed(IndexDataCacheFile):
         content: bytes = super()._dump(obj)
         return hashlib.sha256(content).digest() + content
 
-    def _opened(self, path: str) -> bytes | None:
-        """The content of a file; None where there is none, or a damaged one, which is removed."""
+    def _read(self, path: str) -> Any:
+        """What a file holds; None where there is none, or one that cannot be used, which is
+        removed."""
         try:
             sealed = Path(path).read_bytes()
         except FileNotFoundError:
             return None
         seal, content = sealed[:_DIGEST_BYTES], sealed[_DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() == seal:
-            return content
+        with suppress(Exception):  # whole, but of a version whose classes are gone, say
+            if hashlib.sha256(content).digest() == seal:
+                return pickle.loads(content)
         tell(self._cache_path, f"removed a damaged file from the kernel cache: {path}")
         os.unlink(path)
         return None
 
     def _load_index(self) -> Any:
-        content = self._opened(self._index_path)
-        if content is None:
-            return {}
-        version, stamp, overloads = _loads(content)
-        fresh = version == self._version and stamp == self._source_stamp
-        return overloads if fresh else {}
+        match self._read(self._index_path):
+            case (self._version, self._source_stamp, dict() as overloads):
+                return overloads
+        return {}  # none, or of another version
 
     def _save_index(self, overloads: Any) -> None:
         with self._open_for_write(self._index_path) as file:
             file.write(self._dump((self._version, self._source_stamp, overloads)))
 
     def _load_data(self, name: str) -> Any:
-        content = self._opened(self._data_path(name))
-        if content is None:
+        data = self._read(self._data_path(name))
+        if data is None:
             raise FileNotFoundError(name)  # as where another process has removed it
-        return _loads(content)
+        return data
 
 
-def _loads(content: bytes) -> Any:
-    import pickle
+class _BesideSource(_SourceFileBackedLocatorMixin, _CacheLocator):
+    """In ``__pycache__`` beside the source. Numba's own locators pass over a folder that cannot be
+    written, although all may be there to be read."""
 
-    return pickle.loads(content)
+    def __init__(self, function: Any, file: str) -> None:
+        self._py_file, self._lineno = file, function.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return os.path.join(os.path.dirname(self._py_file), "__pycache__")
+
+    def ensure_cache_path(self) -> None:
+        os.makedirs(self.get_cache_path(), exist_ok=True)
+
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> Any:
+        return cls(function, file) if os.path.exists(file) else None
+
+
+class _Entries(CompileResultCacheImpl):
+    _locator_classes: ClassVar = [_BesideSource]
 
 
 class _Kept(FunctionCache):
     """Numba's cache of one function, which never fails."""
+
+    _impl_class = _Entries
 
     def __init__(self, function: Any) -> None:
         super().__init__(function)
@@ -106,22 +131,23 @@ class _Kept(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        # Of any kind: sealed by a version whose classes are gone, say.
+        # Of any kind: whole, but not what this version makes machine code of.
         except Exception as error:
-            tell(self._cache_path, f"the kernel cache {self._cache_path} cannot be read ({error})")
+            self._tell("read", error)
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
-        except OSError as error:
-            reason = error.strerror or error
-            tell(
-                self._cache_path,
-                f"the kernel cache {self._cache_path} cannot be written ({reason})",
-            )
+        except Exception as error:
+            self._tell("written", error)
             with suppress(OSError):  # an index that names data which is not there
                 self.flush()
+
+    def _tell(self, what: str, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or error
+        folder = self._cache_path
+        tell(folder, f"the kernel cache {folder} cannot be {what} ({reason})")
 
 
 def _keep(compiled: Any, function: Any) -> None:
@@ -129,8 +155,8 @@ def _keep(compiled: Any, function: Any) -> None:
     try:
         compiled._cache = _Kept(function)
     except (RuntimeError, OSError):
-        # No folder beside the source, nor Numba's own, can be written: see generated.py, which
-        # has told it. Numba's stand-in for a cache, which keeps nothing, stays.
+        # There is no source file, as generated.py has told. Numba's stand-in for a cache, which
+        # keeps nothing, stays.
         return
 
 

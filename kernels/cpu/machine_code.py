@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from numba import njit
 from numba.core import config
@@ -113,7 +113,7 @@ class _BesideSource(_SourceFileBackedLocatorMixin, _CacheLocator):
 
 
 class _Entries(CompileResultCacheImpl):
-    _locator_classes: ClassVar = [_BesideSource]
+    _locator_classes = [_BesideSource]  # noqa: RUF012  (it is the base's)
 
 
 class _Kept(FunctionCache):

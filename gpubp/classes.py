@@ -27,6 +27,8 @@ def check_classes(classes: Any, outputs: int) -> tuple[str, ...] | None:
     in one sentence where it cannot be."""
     if classes is None:
         return None
+    if hasattr(classes, "tolist"):  # an array, as np.unique gives, or an index of pandas
+        classes = classes.tolist()
     if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"classes={ascii(classes)[:60]} must be a list of names")
     names = tuple(classes)

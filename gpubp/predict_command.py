@@ -84,8 +84,13 @@ def _unlabelled(source: str, net: str, inputs: int, form: dict[str, Any]) -> Arr
                 f"of {inputs} values, or of a label and {inputs} values, or name with --target "
                 "what is no input"
             )
-        target = form_of(path, **form).targets[0]
-        return datasets.read_csv(path, labels=False, target=target, **form)
+        labelled = form_of(path, **form)
+        if not labelled.is_certain:
+            raise ValueError(
+                f"{source} has {values} columns, but {net} takes {inputs} inputs: name with "
+                "--target the column that is no input, as nothing in the file tells it"
+            )
+        return datasets.read_csv(path, labels=False, target=labelled.targets[0], **form)
     if path.suffix.lower() == ".npz":
         if form:
             raise ValueError(

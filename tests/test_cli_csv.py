@@ -169,6 +169,8 @@ def test_names_are_kept_in_the_checkpoint() -> None:
     net.save("n.net")
     assert gpubp.load("n.net").classes is None
     assert check_classes(("no", "yes"), 1) == ("no", "yes")
+    for dtype in ("U3", object):  # as np.unique finds them in labels
+        assert check_classes(np.array(["no", "yes"], dtype), 1) == ("no", "yes")
     y = np.array([0, 1, 1])
     assert match_labels(y, ("b", "c"), ("a", "b", "c"), "f", "n").tolist() == [1, 2, 2]
     assert match_labels(y, None, ("a", "b"), "f", "n") is y
@@ -206,7 +208,7 @@ def test_regression_through_all_commands() -> None:
 
     np.savetxt("bare.csv", x, delimiter=",")
     expected = np.asarray(net.feedforward(x))[:, 0]
-    for source in ("r.csv", "bare.csv"):
+    for source in ("r.csv --target out", "bare.csv"):
         rows = list(csv.reader(succeed(run(f"predict r.net --data {source}"))))
         assert rows[0] == ["index", "value"]
         np.testing.assert_allclose([float(row[1]) for row in rows[1:]], expected, rtol=1e-6)
@@ -215,7 +217,7 @@ def test_regression_through_all_commands() -> None:
     told = "\n".join(succeed(run("data --data r.csv")))
     assert "1 real target, values" in told
     assert "\ntarget " in told
-    assert "--proba" in refuse(run("predict r.net --data r.csv --proba"))
+    assert "--proba" in refuse(run("predict r.net --data bare.csv --proba"))
     assert "real targets" in refuse(run("data --data r.csv --out made"))
 
 
@@ -350,6 +352,10 @@ REFUSED = {
     "tells the classes ant, bee, cow, brown apart: name their column with --target",
     "predict k.net --data r.csv": "r.csv has 3 columns, but k.net takes 5 inputs",
     "predict k.net --data k.csv --target 0,1": "4 columns, and 2 that --target names",
+    "predict r.net --data moved.csv": "moved.csv has 3 columns, but r.net takes 2 inputs: name "
+    "with --target the column that is no input",
+    "predict r.net --data numbered.csv": "name with --target the column that is no input",
+    "predict r.net --data bare3.csv": "name with --target the column that is no input",
     "predict k.net --data gap.csv": "column 2 in line 2, found '', a missing value: fill it in",
 }
 
@@ -358,6 +364,10 @@ def test_each_wrong_input_is_refused_in_one_sentence() -> None:
     kinds("k.csv")
     succeed(run("train --data k.csv --epochs 1 --save k.net"))
     reals("r.csv")
+    succeed(run("train --data r.csv --epochs 1 --save r.net"))
+    write("moved.csv", [["out", "p", "q"], [0.1, 0.2, 0.3]])
+    write("numbered.csv", [["id", "p", "q"], [0, 0.2, 0.3], [1, 0.4, 0.5]])
+    write("bare3.csv", [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     write("real5.csv", [[*row, 0.25] for row in blobs(12)[0].tolist()])
     write("gap.csv", [[1, 2, 3, 4, 5], [1, "", 3, 4, 5]])
     for command, told in REFUSED.items():

@@ -32,6 +32,8 @@ _THOUSANDS: Final = re.compile(r"[ \t]*[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+[ \t]*")
 MISSING: Final = ("", "na", "n/a", "nan", "null", "none", "?")
 SWAP: Final = str.maketrans(",.", ".,")
 _TARGETS: Final = ("label", "labels", "class", "target", "y")
+_IN_FRONT: Final = "the first"
+_BY_ELIMINATION: Final = "the last, as the first holds no labels"
 _DELIMITER_LINES: Final = 20
 _FIRST_CELLS: Final = 1000  # of a line, by which its delimiter, marks and names are known
 _AMOUNTS: Final = 20  # cells at least, to tell amounts from labels by how many differ
@@ -61,6 +63,12 @@ class Form:
     def values(self) -> NDArray[np.intp]:
         """The columns that become x."""
         return np.delete(np.arange(self.columns), [*self.targets, *([0] * self.row_names)])
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether more than its place tells the target: asked for, a name, words among numbers, or
+        labels in front where nothing has a name, as MNIST's csv form has them."""
+        return self.why != _BY_ELIMINATION and (self.why != _IN_FRONT or not self.names)
 
     def column(self, j: int) -> str:
         """Column j in words, counted from 1 as spreadsheets do, with its name in the header."""
@@ -175,7 +183,7 @@ def find_form(
         targets, why = tuple(_column(item, form, str(path)) for item in wanted), "as asked for"
         if len(set(targets)) < len(targets) or not targets:
             raise ValueError(f"target={target!r} must name columns of {path}, each once")
-    kind = "" if not labels else _kind(targets, full, decimal, task, in_front=why == "the first")
+    kind = "" if not labels else _kind(targets, full, decimal, task, in_front=why == _IN_FRONT)
     return replace(form, targets=targets, kind=kind, why=why)
 
 
@@ -298,8 +306,9 @@ def _guess_target(rows: Sequence[Sequence[str]], form: Form) -> tuple[int, str]:
         cells = [row[first] for row in rows]
         labelled, _ = _share(cells, form.decimal)
         if labelled < _SHARE and not _has_signs(cells):
-            return last, "the last, as the first holds no labels"
-    return first, "the first"
+            _, numbers = _share([row[last] for row in rows], form.decimal)
+            return last, _BY_ELIMINATION if numbers else "the last, which holds no numbers"
+    return first, _IN_FRONT
 
 
 def _kind(

@@ -17,6 +17,9 @@ from typing import Any
 from .printable import printable
 
 _LONGEST = 2000  # characters of a sentence, whatever was quoted in it
+# How streams meet characters that they do not have, the second in the locales C and POSIX: by an
+# exception (and bytes of file names, which the second lets through, are for a terminal to escape).
+_REFUSING = ("strict", "surrogateescape")
 _failed: OSError | None = None  # what the first line that could not be printed met with
 
 
@@ -50,6 +53,31 @@ def complain(text: str) -> None:
         print(f"gpubp: {printable(text, _LONGEST)}", file=sys.stderr, flush=True)
 
 
+class Unfailing:
+    """A stream for what nobody must read, as a progress bar: where it cannot be written, it is
+    not. It equals the stream it writes to."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._stream == other)
+
+    def __hash__(self) -> int:
+        return hash(self._stream)
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 @contextmanager
 def speaking() -> Iterator[None]:
     """Streams that take every character, also where there are none (pythonw); warnings as one line
@@ -60,7 +88,7 @@ def speaking() -> Iterator[None]:
         stream: Any = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+        elif getattr(stream, "errors", None) in _REFUSING and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
     def show(message: Any, *rest: Any) -> None:

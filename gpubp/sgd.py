@@ -26,6 +26,7 @@ from .history import Epoch, History
 from .interrupt import deferred_interrupt
 from .keeper import Keeper
 from .optimiser import UpdateRule
+from .output import Unfailing
 from .plan import Plan
 from .schedule import as_schedule
 
@@ -374,14 +375,15 @@ class Bar:
         self._bar: Any = None
         self._trainings = trainings
         self._lock = threading.Lock()
-        if progress is False or (progress is None and not sys.stderr.isatty()):
+        stderr = sys.stderr  # None under pythonw
+        if progress is False or stderr is None or (progress is None and not stderr.isatty()):
             return
         from tqdm import tqdm
 
         done = sum(t.epoch * t.examples + min(t.step * t.batch_size, t.examples) for t in trainings)
         self._bar = tqdm(
             total=sum(t.epochs * t.examples for t in trainings), initial=done,
-            unit=" examples", unit_scale=True, desc=self._where(), file=sys.stderr,
+            unit=" examples", unit_scale=True, desc=self._where(), file=Unfailing(stderr),
             dynamic_ncols=True,
         )  # fmt: skip
 

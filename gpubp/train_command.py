@@ -140,8 +140,8 @@ def _fit(
             from tqdm import tqdm
 
             def write(text: str) -> None:
-                tqdm.write(text)  # clears the bar, writes, and draws it again
-                sys.stdout.flush()
+                with tqdm.external_write_mode():  # clears the bar, and draws it again
+                    say(text)
 
         targets = Targets(*validation) if validation[1].dtype.kind == "f" else None
 

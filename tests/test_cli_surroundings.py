@@ -66,6 +66,35 @@ def test_a_full_disk_behind_stdout_costs_no_training(folder: Path) -> None:
     assert done.returncode == 2
 
 
+@posix
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("stream", ["stderr", "stdout"])
+def test_a_bar_that_cannot_be_drawn_costs_no_training(stream: str, folder: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = command(f"{TRAIN} --progress", folder, **{stream: full})
+    assert done.returncode == (2 if stream == "stdout" else 0), done.stderr
+    assert len(gpubp.load(folder / "t.net", backend="reference").history) == 2
+
+
+def test_fit_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
+    net = gpubp.Network([4, 3], rng=0, backend="reference")
+    for progress in (None, True):
+        net.fit(np.zeros((6, 4)), np.arange(6) % 3, epochs=1, batch_size=3, learning_rate=0.1,
+                progress=progress)  # fmt: skip
+        assert len(net.history) == 1
+
+
+def test_class_names_that_the_locale_lacks_are_escaped(folder: Path) -> None:
+    net = gpubp.Network([4, 3], rng=0, backend="reference")
+    net.classes = ("gr\u00fc\u00df", "gr\u00fc\u00dfe", "gr\u00fc\u00dfen")
+    net.save(folder / "g.net")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = command("predict g.net --data t.npz", folder, environment=plain)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gr\\xfc\\xdf" in done.stdout
+
+
 def test_characters_that_the_terminal_lacks_are_escaped(folder: Path) -> None:
     name = "gr\u00fc\u00dfe.net"
     words = TRAIN.replace("t.net", name)

@@ -28,19 +28,20 @@ Cut = Callable[[], int]
 
 
 @pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[gpubp.Backend]:
+def way(request: pytest.FixtureRequest) -> Iterator[gpubp.Backend]:
     """Each backend in each of its ways to train; on the CPU by all threads that there are."""
     name, _, how = request.param.partition(" ")
-    with opened(name) as backend:
+    # Patches of its own, which are undone before those of ``opened``.
+    with opened(name) as backend, pytest.MonkeyPatch.context() as patch:
         if name == "cpu":
             from gpubp.kernels.cpu import stepper, threaded
 
-            monkeypatch.setenv("GPUBP_ENGINE", how)
-            monkeypatch.setattr(stepper, "_WORTH", 0)
-            monkeypatch.setattr(threaded, "_FLOPS_WORTH", 0)
-            monkeypatch.setattr(threaded.ThreadedStepper, "_best", lambda self: self.threads)
+            patch.setenv("GPUBP_ENGINE", how)
+            patch.setattr(stepper, "_WORTH", 0)
+            patch.setattr(threaded, "_FLOPS_WORTH", 0)
+            patch.setattr(threaded.ThreadedStepper, "_best", lambda self: self.threads)
         elif how:
-            monkeypatch.setenv("GPUBP_CUDA_STEPPER", how)
+            patch.setenv("GPUBP_CUDA_STEPPER", how)
         yield backend
 
 

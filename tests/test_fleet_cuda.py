@@ -29,11 +29,11 @@ FIT: dict[str, Any] = {"epochs": 3, "batch_size": 9, "learning_rate": [0.5, 0.1,
 
 
 @pytest.fixture(params=CUDA)
-def launches(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def launches(request: Any) -> Iterator[list[int]]:
     """How many networks each launch of a family had."""
     found: list[int] = []
-    with opened(request.param):
-        monkeypatch.delenv("GPUBP_CUDA_STEPPER")
+    with opened(request.param), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GPUBP_CUDA_STEPPER")
         family = import_module("gpubp.kernels.cuda.resident").Family
         enqueue = family.enqueue
 
@@ -41,7 +41,7 @@ def launches(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int
             found.append(len(members))
             enqueue(self, members, *rest)
 
-        monkeypatch.setattr(family, "enqueue", counted)
+        patch.setattr(family, "enqueue", counted)
         yield found
 
 

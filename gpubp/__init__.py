@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import data, explain, nielsen, schedule
+    from . import data, explain, nielsen, optimizer, schedule
     from .activation import Activation, define_activation
     from .backend import Backend, get_backend
     from .backprop import Gradients
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .fleet_result import FleetResult, FleetRow
     from .history import Epoch, History
     from .network import Evaluation, Network
+    from .optimizer import define_optimizer
 
 __version__ = "0.1.0"
 
@@ -59,14 +60,16 @@ __all__ = [
     "data",
     "define_activation",
     "define_cost",
+    "define_optimizer",
     "explain",
     "get_backend",
     "load",
     "nielsen",
+    "optimizer",
     "schedule",
 ]
 
-_MODULES = ("data", "explain", "nielsen", "schedule")
+_MODULES = ("data", "explain", "nielsen", "optimizer", "schedule")
 _HOMES = {
     "activation": ("Activation", "define_activation"),
     "backend": ("Backend", "get_backend"),
@@ -86,6 +89,7 @@ _HOMES = {
     "fleet_result": ("FleetResult", "FleetRow"),
     "history": ("Epoch", "History"),
     "network": ("Evaluation", "Network"),
+    "optimizer": ("define_optimizer",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -247,6 +247,16 @@ class Expression:
         source = f"({self.source}) {operation} ({other.source})"
         return Expression(source, self.variables, (operation, self._tree, other._tree))
 
+    def renamed(self, new: Callable[[str], str]) -> Expression:
+        """The same formula with other names of its variables."""
+
+        def walk(tree: Tree) -> Tree:
+            if tree[0] == "name":
+                return ("name", new(tree[1]))
+            return tuple(walk(item) if isinstance(item, tuple) else item for item in tree)
+
+        return Expression(self.source, tuple(map(new, self.variables)), walk(self._tree))
+
     @cached_property
     def names(self) -> frozenset[str]:
         """The variables that the formula uses."""

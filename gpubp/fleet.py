@@ -27,6 +27,7 @@ from .errors import DivergenceError
 from .fleet_result import FleetResult, FleetRow
 from .interrupt import deferred_interrupt
 from .network import Network
+from .optimizer import Optimizer
 from .plan import threads_at_hand
 from .printable import brief
 from .schedule import Schedule
@@ -126,6 +127,7 @@ class Fleet(Sequence[Network]):
         epochs: int | Sequence[int],
         batch_size: int | Sequence[int],
         learning_rate: float | Schedule | Callable[[int], float] | Sequence[Any],
+        optimizer: str | Optimizer | Sequence[str | Optimizer] = "sgd",
         momentum: float | Sequence[float] = 0.0,
         nesterov: bool | Sequence[bool] = False,
         l2: float | Sequence[float] = 0.0,
@@ -167,7 +169,7 @@ class Fleet(Sequence[Network]):
         """
         given = {
             "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
-            "momentum": momentum, "nesterov": nesterov, "l2": l2, "l1": l1, "shuffle": shuffle,
+            "optimizer": optimizer, "momentum": momentum, "nesterov": nesterov, "l2": l2, "l1": l1, "shuffle": shuffle,
         }  # fmt: skip
         settings = {name: _each(name, value, len(self)) for name, value in given.items()}
         if isinstance(callbacks, Iterable):
@@ -333,7 +335,7 @@ def _groups(runs: Sequence[Run]) -> Iterator[tuple[list[int], Any]]:
     kinds: dict[Any, list[int]] = {}
     for i, run in enumerate(runs):
         backend, examples = run.network.backend, run.examples
-        kind = (backend, run.plan.kind, id(examples.x), id(examples.y))
+        kind = (backend, run.plan, id(examples.x), id(examples.y))
         kinds.setdefault(kind if hasattr(backend.kernels, "side_by_side") else i, []).append(i)
     for members in kinds.values():
         run, together = runs[members[0]], None
@@ -489,7 +491,7 @@ class _Together:
         pieces = self._next
         for _ in hands.map(Run.order, [piece.run for piece in pieces if not piece.rows.start]):
             pass
-        asked = [(piece.run.stepper, piece.order, piece.rate) for piece in pieces]
+        asked = [(piece.run.stepper, piece.order, piece.numbers) for piece in pieces]
         started = time.perf_counter()
         costs = self._side_by_side.run(asked)
         seconds = time.perf_counter() - started

@@ -31,6 +31,7 @@ from .classes import check_classes
 from .cost import Cost, check_pair, example_cost, get_cost
 from .history import History
 from .initialise import Initialiser, draw, get_initialiser
+from .optimizer import Optimizer
 from .parameters import LayerArrays, Parameters
 from .printable import brief
 from .schedule import Schedule
@@ -318,6 +319,7 @@ class Network:
         epochs: int,
         batch_size: int,
         learning_rate: float | Schedule | Callable[[int], float],
+        optimizer: str | Optimizer = "sgd",
         momentum: float = 0.0,
         nesterov: bool = False,
         l2: float = 0.0,
@@ -340,7 +342,9 @@ class Network:
             batch_size: m; the last mini-batch of an epoch may be smaller and is divided by its own
                 size.
             learning_rate: eta, a :mod:`gpubp.schedule` or a callable of the epoch.
-            momentum, nesterov: see :mod:`gpubp.optimiser`.
+            optimizer: "sgd", "adam", "adamw", "nadam", "rmsprop", "adagrad", "lion", or an object
+                of :mod:`gpubp.optimizer` with settings of its own.
+            momentum, nesterov: the short form of ``optimizer=gpubp.optimizer.SGD(...)``.
             l2, l1: coefficients of 1/2 ||w||^2 and |w|_1 beside the mean cost; the book's
                 lambda / n. Biases are not penalised.
             shuffle: draw a new order each epoch; ``False`` keeps the order given; a callable
@@ -354,7 +358,7 @@ class Network:
                 takes): written at step boundaries, at the end, on Ctrl-C and on divergence. All
                 that writing needs is tried before training.
             resume: continue the run that this network carries, after Ctrl-C or ``gpubp.load``:
-                same order of examples, momentum and history, bit for bit.
+                same order of examples, optimizer's state and history, bit for bit.
 
         Raises:
             ValueError, TypeError: one sentence on what cannot be trained with.
@@ -370,7 +374,7 @@ class Network:
         with training_alone([self]), self.backend.device():
             return sgd_fit(
                 self, x, y, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-                momentum=momentum, nesterov=nesterov, l2=l2, l1=l1, shuffle=shuffle,
+                optimizer=optimizer, momentum=momentum, nesterov=nesterov, l2=l2, l1=l1, shuffle=shuffle,
                 validation=validation, callbacks=callbacks, progress=progress,
                 checkpoint=checkpoint, resume=resume,
             )  # fmt: skip

@@ -64,20 +64,21 @@ class LayerArrays(Sequence[Any]):
 
 
 class Parameters:
-    """All weights, then all biases, in ``flat``; ``velocity`` is momentum's twin of it or None."""
+    """All weights, then all biases, in ``flat``; ``state`` (k, n) is what an optimizer keeps beside
+    them, in k rows like it."""
 
     def __init__(self, xp: ModuleType, sizes: Sequence[int], dtype: Any) -> None:
         n = sum(n_in * n_out + n_out for n_in, n_out in pairwise(sizes))
-        self.__setstate__((tuple(sizes), xp.zeros(n, dtype), None))
+        self.__setstate__((tuple(sizes), xp.zeros(n, dtype), xp.zeros((0, n), dtype)))
 
     def __getstate__(self) -> tuple[Any, ...]:
         # Views pickle as copies: keep the buffer, and look at it anew.
-        return self.sizes, self.flat, self.velocity
+        return self.sizes, self.flat, self.state
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.sizes: tuple[int, ...] = state[0]
         self.flat: Any = state[1]
-        self.velocity: Any | None = state[2]
+        self.state: Any = state[2]
         self.n_weights = sum(n_in * n_out for n_in, n_out in pairwise(self.sizes))
         weights, biases = self.views(self.flat)
         self.weights = LayerArrays("weights", weights)

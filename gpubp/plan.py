@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 from .activation import Activation, Softmax
 from .cost import Cost
-from .optimiser import UpdateRule
+from .rule import PLAIN, UpdateRule
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,9 @@ class Plan:
     cost: Cost
     batch_size: int
     dtype: Any
-    rule: UpdateRule = field(default_factory=UpdateRule)
+    rule: UpdateRule = PLAIN
     precision: str | None = None
     threads: int | None = None
-
-    @property
-    def kind(self) -> Plan:
-        """The plan with its rule's kind: one for all networks that the same kernel can train."""
-        return replace(self, rule=self.rule.kind)
 
 
 MOST_THREADS = 1024

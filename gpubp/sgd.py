@@ -11,7 +11,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from .errors import DivergenceError
 from .history import Epoch, History
 from .interrupt import deferred_interrupt
 from .keeper import Keeper
-from .optimiser import UpdateRule
+from .optimizer import SGD, Optimizer, Update, get_optimizer
 from .output import Unfailing
 from .plan import Plan
 from .schedule import as_schedule
@@ -42,9 +42,9 @@ Shuffle = bool | Callable[[np.random.Generator, int], Any]
 class Training:
     """Where a run stands, always at a step boundary: all that callbacks see and resuming needs.
 
-    ``epoch`` and ``step`` count from 0 and name the next mini-batch; ``order_state`` is the
-    generator's state from which this epoch's order was drawn; ``cost_sum`` and ``seconds`` add up
-    this epoch's finished mini-batches. ``best`` are the flat weights that early stopping remembers
+    ``optimizer`` is its name and settings. ``epoch`` and ``step`` count from 0 and name the next
+    mini-batch; ``order_state`` is the generator's state from which this epoch's order was drawn;
+    ``cost_sum`` and ``seconds`` add up this epoch's finished mini-batches. ``best`` are the flat weights that early stopping remembers
     and ``best_after`` how many epochs had been trained then; once they have been restored, ``last``
     are those that training ended with and resumes from.
     """
@@ -52,7 +52,7 @@ class Training:
     network: Network
     examples: int
     batch_size: int
-    momentum: float
+    optimizer: Mapping[str, Any]
     epochs: int = 0
     epoch: int = 0
     step: int = 0
@@ -124,13 +124,13 @@ class Examples:
 
 @dataclass(eq=False)
 class Piece:
-    """Mini-batches that a run trains on next: ``rows`` of its epoch's order, all with one rate.
-    Who has trained it on them says at what ``costs``, as the Stepper returned them, and in how many
-    ``seconds``."""
+    """Mini-batches that a run trains on next: ``rows`` of its epoch's order, and of each mini-batch
+    the ``numbers`` of the update rule. Who has trained it on them says at what ``costs``, as the
+    Stepper returned them, and in how many ``seconds``."""
 
     run: Run
     rows: slice
-    rate: float
+    numbers: Any
     costs: Any = math.nan
     seconds: float = 0.0
 
@@ -152,13 +152,13 @@ class Run:
 
     def __init__(
         self, network: Network, examples: Examples, validation: Examples | None, *,
-        epochs: int, batch_size: int, learning_rate: Any, momentum: float, nesterov: bool,
-        l2: float, l1: float, shuffle: Shuffle, callbacks: Sequence[Any], resume: bool,
+        epochs: int, batch_size: int, learning_rate: Any, optimizer: str | Optimizer,
+        momentum: float, nesterov: bool, l2: float, l1: float, shuffle: Shuffle, callbacks: Sequence[Any], resume: bool,
         threads: int | None = None,
     ) -> None:  # fmt: skip
         self.epochs = check_count(epochs, "epochs", least=0)
         batch_size = check_count(batch_size, "batch_size")
-        rule = UpdateRule(momentum, bool(nesterov), l2, l1)
+        self.update = Update(_chosen(optimizer, momentum, nesterov), l2, l1)
         self.schedule = as_schedule(learning_rate)
         if batch_size > len(examples):
             raise ValueError(
@@ -173,16 +173,17 @@ class Run:
         self.network, self.parameters = network, network.parameters
         self.examples, self.validation, self.shuffle = examples, validation, shuffle
         self.plan = Plan(
-            network.sizes, network.activations, network.cost, batch_size, network.dtype, rule,
-            network.precision, threads,
+            network.sizes, network.activations, network.cost, batch_size, network.dtype,
+            self.update.rule, network.precision, threads,
         )  # fmt: skip
         self.resume = resume
         if resume:
-            self.training = _resumable(network, len(examples), batch_size, rule)
+            self.training = _resumable(network, len(examples), batch_size, self.update.optimizer)
         else:
-            self.training = Training(network, len(examples), batch_size, rule.momentum)
+            described = self.update.optimizer.description
+            self.training = Training(network, len(examples), batch_size, described)
         if self.training.epoch < self.epochs:
-            self.rate(self.training.step)  # a schedule that is wrong from the start is refused now
+            self.rates(self.training.step, 1)  # what is wrong from the start is refused now
         self.stepper: Any = None
         self._order: Any = None
         self.pace = 1  # mini-batches in a piece; grows to _PIECE_SECONDS
@@ -215,8 +216,8 @@ class Run:
             for callback in self.callbacks:
                 callback.on_resume(t)
         else:
-            moving, zeros_like = self.plan.rule.momentum, network.backend.xp.zeros_like
-            self.parameters.velocity = zeros_like(self.parameters.flat) if moving else None
+            flat, kept = self.parameters.flat, len(self.plan.rule.state)
+            self.parameters.state = network.backend.xp.zeros((kept, flat.size), flat.dtype)
         network.training = t
 
     def finish(self) -> None:
@@ -234,30 +235,31 @@ class Run:
         return bool(self.network.backend.xp.isfinite(self.parameters.flat).all())
 
     def _snapshot(self) -> tuple[Any, Any]:
-        velocity = self.parameters.velocity
-        return self.parameters.flat.copy(), None if velocity is None else velocity.copy()
+        return self.parameters.flat.copy(), self.parameters.state.copy()
 
     def _restore(self, snapshot: tuple[Any, Any]) -> None:
-        self.parameters.flat[...], velocity = snapshot[0], snapshot[1]
-        if self.parameters.velocity is not None:
-            self.parameters.velocity[...] = velocity
+        self.parameters.flat[...], self.parameters.state[...] = snapshot
 
-    def rate(self, step: int) -> float:
-        """eta of this epoch's mini-batch ``step``, constant over 1/per_epoch of the epoch."""
+    def rates(self, first: int, count: int) -> Any:
+        """eta of ``count`` of this epoch's mini-batches from ``first`` on; each is constant over
+        1/per_epoch of the epoch."""
         t, per_epoch = self.training, self.schedule.per_epoch
-        rate = self.schedule.rate(t.epoch + step * per_epoch // t.steps / per_epoch, t.history)
-        if not 0 <= rate < math.inf:
-            raise ValueError(
-                f"the learning rate of epoch {t.epoch} is {rate!r}, but must be a finite number "
-                "that is not negative"
-            )
-        return float(rate)
+        parts, of_step = np.unique(
+            np.arange(first, first + count) * per_epoch // t.steps, return_inverse=True
+        )
+        rates = [self.schedule.rate(t.epoch + int(part) / per_epoch, t.history) for part in parts]
+        for rate in rates:
+            if not 0 <= rate < math.inf:
+                raise ValueError(
+                    f"the learning rate of epoch {t.epoch} is {rate!r}, but must be a finite "
+                    "number that is not negative"
+                )
+        return np.array(rates, np.float64)[of_step]
 
-    def _count(self) -> int:
-        """Mini-batches in the next piece: up to the pace, eta's next change or the epoch's end."""
-        t, per_epoch = self.training, self.schedule.per_epoch
-        change = -(-(t.step * per_epoch // t.steps + 1) * t.steps // per_epoch)
-        return min(self.pace, change - t.step, t.steps - t.step)
+    def numbers(self, count: int) -> Any:
+        """(count, ...): those of the update rule in the next so many mini-batches."""
+        t = self.training
+        return self.update.numbers(t.epoch * t.steps + t.step + 1, self.rates(t.step, count))
 
     def order(self) -> Any:
         """The examples of the present epoch in their order, as rows of x. It is drawn when first
@@ -276,7 +278,7 @@ class Run:
         with closing(self.pieces(interrupted, bar)) as pieces:
             for piece in pieces:
                 order, started = piece.order, time.perf_counter()
-                piece.costs = self.stepper.run(order, piece.rate)
+                piece.costs = self.stepper.run(order, piece.numbers)
                 piece.seconds = time.perf_counter() - started
 
     def pieces(self, interrupted: Callable[[], bool], bar: Bar) -> Generator[Piece, None, None]:
@@ -284,9 +286,9 @@ class Run:
         it where that was not to be: a piece begun is undone."""
         t, m = self.training, self.plan.batch_size
         while t.step < t.steps:
-            count, rate = self._count(), self.rate(t.step)
+            count = min(self.pace, t.steps - t.step)
             first, last = t.step * m, min((t.step + count) * m, t.examples)
-            piece = Piece(self, slice(first, last), rate)
+            piece = Piece(self, slice(first, last), self.numbers(count))
             snapshot, counters = self._snapshot(), (t.step, t.cost_sum, t.seconds)
             try:
                 yield piece
@@ -300,7 +302,7 @@ class Run:
                 raise
             if not finite:
                 t.step, t.cost_sum, t.seconds = counters
-                self._diverged(snapshot, self.order(), count, rate)
+                self._diverged(snapshot, self.order(), piece.numbers)
             if piece.seconds < _PIECE_SECONDS / 2 and count == self.pace:
                 self.pace *= 2 if piece.seconds > _PIECE_SECONDS / 8 else 8
             elif piece.seconds > 2 * _PIECE_SECONDS:
@@ -311,7 +313,7 @@ class Run:
             if interrupted() and t.step < t.steps:
                 raise KeyboardInterrupt
         self.order()  # an epoch that was stopped at its very end and resumed has drawn it too
-        evaluation, rate = None, self.rate(t.steps - 1)
+        evaluation, rate = None, float(self.rates(t.steps - 1, 1)[0])
         if self.validation is not None:
             x, y, rows = self.validation.x, self.validation.y, self.validation.rows
             if rows is not None:
@@ -332,14 +334,14 @@ class Run:
         if interrupted():
             raise KeyboardInterrupt
 
-    def _diverged(self, snapshot: tuple[Any, Any], order: Any, count: int, rate: float) -> None:
+    def _diverged(self, snapshot: tuple[Any, Any], order: Any, numbers: Any) -> None:
         """Replay the piece step by step to the one that failed; keep the weights before it."""
         t, m, xp = self.training, self.plan.batch_size, self.network.backend.xp
         self._restore(snapshot)
-        for step in range(t.step, t.step + count):
+        for i, step in enumerate(range(t.step, t.step + len(numbers))):
             rows = order[step * m : (step + 1) * m]
             before = self._snapshot()
-            costs = self.stepper.run(rows, rate)
+            costs = self.stepper.run(rows, numbers[i : i + 1])
             finite_cost = bool(np.isfinite(costs).all())
             if finite_cost and self._finite():
                 t.cost_sum = _added(t.cost_sum, costs)
@@ -360,7 +362,7 @@ class Run:
                         for zl, al in zip(z, a, strict=True)
                     ]
             layer = None if all(finite) else finite.index(False) + 2
-            raise DivergenceError(t.epoch, step, layer, rate)
+            raise DivergenceError(t.epoch, step, layer, float(self.rates(step, 1)[0]))
         raise RuntimeError(
             f"epoch {t.epoch}: a cost was not finite, but repeating its steps gave finite ones; "
             "the stepper is not deterministic"
@@ -474,7 +476,23 @@ def check_validation(network: Network, validation: Any) -> Examples | None:
     return Examples(*map(network.backend.near, network.check_data(x, y, "validation ")))
 
 
-def _resumable(network: Network, examples: int, batch_size: int, rule: UpdateRule) -> Training:
+def _chosen(optimizer: str | Optimizer, momentum: float, nesterov: bool) -> Optimizer:
+    """The optimizer, of which momentum and nesterov are the short form for SGD."""
+    found = get_optimizer(optimizer)
+    short = SGD(momentum, nesterov)
+    if short == SGD():
+        return found
+    if found != SGD():
+        raise ValueError(
+            f"optimizer={found} and momentum={momentum!r}, nesterov={nesterov!r}: the two are "
+            "settings of SGD; give either them or an optimizer"
+        )
+    return short
+
+
+def _resumable(
+    network: Network, examples: int, batch_size: int, optimizer: Optimizer
+) -> Training:
     """The network's interrupted run, after checking that this call continues the same one."""
     training = network.training
     if training is None:
@@ -485,8 +503,12 @@ def _resumable(network: Network, examples: int, batch_size: int, rule: UpdateRul
     for name, now, then in (
         ("examples", examples, training.examples),
         ("batch_size", batch_size, training.batch_size),
-        ("momentum", rule.momentum, training.momentum),
-    ):
+        *(
+            (f"optimizer's {name}" if name != "name" else "optimizer",
+             optimizer.description.get(name), then)
+            for name, then in training.optimizer.items()
+        ),
+    ):  # fmt: skip
         if now != then:
             raise ValueError(
                 f"resume=True continues a run with {name} {then}, not {now}: pass the same, or "

@@ -25,7 +25,8 @@ def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
 
 
 class Stepper:
-    """w^l -= (eta/m) sum_x delta^l (a^{l-1})^T, b^l -= (eta/m) sum_x delta^l, by the equations.
+    """w^l -= (eta/m) sum_x delta^l (a^{l-1})^T, b^l -= (eta/m) sum_x delta^l, by the equations, or
+    what else the plan's rule makes of the gradient.
 
     x is (n, n_1) of the plan's dtype or uint8; y is (n,) labels or (n, n_L) targets.
     """
@@ -33,12 +34,12 @@ class Stepper:
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
         self.plan, self.parameters, self.x, self.y = plan, parameters, x, y
 
-    def run(self, order: Any, learning_rate: float) -> Any:
+    def run(self, order: Any, numbers: Any) -> Any:
         """Train on the examples of ``order``; each mini-batch's objective before its update, summed
-        over its examples."""
+        over its examples. ``numbers`` has a row a mini-batch: those of the plan's rule."""
         plan, parameters = self.plan, self.parameters
         costs = []
-        for start in range(0, len(order), plan.batch_size):
+        for step, start in enumerate(range(0, len(order), plan.batch_size)):
             rows = order[start : start + plan.batch_size]
             x = as_input(np, self.x[rows], plan.dtype)
             y = as_targets(np, self.y[rows], plan.sizes[-1], plan.dtype)
@@ -48,7 +49,8 @@ class Stepper:
                     np, sys.modules[__name__], parameters.weights, parameters.biases,
                     plan.activations, plan.cost, x, y,
                 )  # fmt: skip
-                costs.append(len(rows) * (g.cost + plan.rule.penalty(np, parameters)))
+                penalty = plan.rule.penalty(np, parameters, numbers[step])
+                costs.append(len(rows) * (g.cost + penalty))
                 gradient = np.concatenate([part.ravel() for part in (*g.nabla_w, *g.nabla_b)])
-                plan.rule.update(np, parameters, gradient, learning_rate)
+                plan.rule.update(parameters, gradient, numbers[step])
         return np.array(costs, np.float64)

@@ -16,6 +16,7 @@ import gpubp
 from gpubp.activation import ACTIVATIONS, Softmax, define_activation
 from gpubp.backprop import feedforward
 from gpubp.cost import COSTS, check_pair, define_cost, example_cost
+from gpubp.optimizer import SGD, Update
 
 STEP = 1e-30  # of the complex step: far below rounding, and nothing is subtracted
 
@@ -343,3 +344,14 @@ def torch_cost(torch: Any, cost: str, output: Any) -> Callable[[Any, Any, Any], 
     if isinstance(output, Softmax):
         return lambda z, a, y: -(y * f.log_softmax(z, dim=1)).sum(dim=1)
     return lambda z, a, y: by_name[cost](z, a, y).sum(dim=1)
+
+
+def sgd(momentum: float = 0.0, nesterov: bool = False, l2: float = 0.0, l1: float = 0.0) -> Update:
+    """SGD, beside a penalty."""
+    return Update(SGD(momentum, nesterov), l2, l1)
+
+
+def steps(update: Update, order: Any, batch: int, rate: float, first: int = 1) -> tuple[Any, Any]:
+    """What a Stepper's ``run`` takes to train on the examples of ``order`` at one learning rate,
+    the first mini-batch being step ``first`` of the run."""
+    return order, update.numbers(first, np.full(-(-len(order) // batch), rate))

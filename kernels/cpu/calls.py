@@ -35,6 +35,26 @@ def call_kernel(
 
 
 @intrinsic
+def call_rule(
+    typing: Any, address: Any, count: Any, w: Any, w0: Any, g: Any, g0: Any, state: Any, state0: Any,
+    apart: Any, numbers: Any, number0: Any,
+) -> Any:  # fmt: skip
+    """``kernel(count, w, g, state, apart, numbers)`` at ``address``; see ``blocks.rule_kernel``."""
+    size = types.int64
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        w_at, g_at, state_at, numbers_at = (
+            pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (2, 4, 6, 9)
+        )
+        given = [args[1], w_at, g_at, state_at, args[8], numbers_at]
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), given)
+        return context.get_dummy_value()
+
+    return types.void(size, size, w, size, g, size, state, size, size, numbers, size), lower
+
+
+@intrinsic
 def barrier(typing: Any, state: Any, threads: Any, spins: Any) -> Any:
     """Wait until all ``threads`` have called; True, or False once state[16] is set (abandoned).
 

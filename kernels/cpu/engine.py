@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from gpubp.kernels.cpu.calls import barrier, call_kernel
+from gpubp.kernels.cpu.calls import barrier, call_kernel, call_rule
 from gpubp.kernels.cpu.machine_code import kept_jit
 from gpubp.kernels.cpu.rows import (
     as_float,
@@ -27,7 +27,7 @@ from gpubp.kernels.cpu.rows import (
     steps,
     transpose,
 )
-from gpubp.kernels.cpu.rule import apply, penalty
+from gpubp.kernels.cpu.penalty import penalty
 from gpubp.kernels.cpu.simd import get, lane_count, load, put, splat, store
 from gpubp.kernels.cpu.sparse import write_row
 from gpubp.kernels.cpu.tile import CHUNK, forward_tile, update_tile
@@ -135,8 +135,8 @@ def _update(units, wide, listed, a, a0, d, d0, step, m, index, i0, b, b0, ldb, b
 @kept_jit
 def train(
     thread, threads, parts, state, rows, wide, units,
-    order, batch, eta, x, values, starts, columns, scale, labels, targets,
-    layers, w1, p, v1, v, g1, g, momentum, nesterov, l2, l1,
+    order, batch, numbers, rules, penalised, x, values, starts, columns, scale, labels, targets,
+    layers, w1, p, s1, s, g1, g,
     packed, chunk_step, index, counts, at, shares, step, y, costs, kernels,
 ):  # fmt: skip
     """Train on ``order``. Column s of ``costs`` (zeros) becomes the objective of mini-batch s
@@ -146,24 +146,27 @@ def train(
     ``layers`` (int64, one row of FIELDS a layer of weights) says where everything lies: the rows of
     w^2 in ``w1``, shared by the threads; all else in ``p``, one a thread, with blocks ``step``
     apart. A row of ``packed``, ``index`` and ``counts`` belongs to a part; ``shares``
-    [2][parts][blocks of z^2] is known to all. Sparse x: see
-    ``sparse.write_row``. ``kernels``: output, then (sigma, hadamard) a layer,
-    as addresses.
+    [2][parts][blocks of z^2] is known to all. ``s1`` and ``s`` are the optimizer's state, a row of
+    each of its arrays laid out like ``w1`` and ``p``; ``numbers`` has a row a mini-batch. Sparse x:
+    see ``sparse.write_row``. ``kernels``: output, then (sigma, hadamard) a layer, and ``rules``:
+    the update of weights and of biases, as addresses.
     """
-    lanes = lane_count(eta)
+    like = scale  # a number of the network's dtype
+    lanes = lane_count(like)
     depth = layers.shape[0]
     n_first, n_last = layers[0, N_IN], layers[depth - 1, N_OUT]
-    one = as_float(1, eta)
+    one = as_float(1, like)
     zero = one - one
     width = CHUNK + lanes
     first_blocks = (layers[0, N_OUT] + lanes - 1) // lanes
-    # Plain SGD goes from the tile into the weights; momentum and penalties by way of g. (L2 as a
+    # Plain SGD goes from the tile into the weights; other rules and penalties by way of g. (L2 as a
     # factor 1 - eta l2 would not need g, but in float32 a small eta l2 rounds away.)
     buffered = g1.size > 0
     into1, into = (g1, g) if buffered else (w1, p)
     parity = 0
     for start in range(0, order.size, batch):
-        s = start // batch
+        batch_number = start // batch
+        number0 = batch_number * numbers.shape[1]
         m = min(batch, order.size - start)
         for i in range(m):
             row = get(order, start + i)
@@ -172,7 +175,7 @@ def train(
                 put(at, i, (thread * batch + i) * n_first)
                 write_row(values, starts, columns, row, True, x, get(at, i))
         for part in range(thread, parts, threads):
-            chunks = _pack(x, at, m, n_first, layers[0, W_STEP], part, parts, eta,
+            chunks = _pack(x, at, m, n_first, layers[0, W_STEP], part, parts, like,
                            packed[part], chunk_step, index[part], counts[part])  # fmt: skip
             mine = (parity * parts + part) * first_blocks * step
             _forward(rows, wide, True, packed[part], 0, chunk_step, chunks, counts[part],
@@ -235,18 +238,21 @@ def train(
         cost = call_kernel(kernels[0], m, step, n_last, p, layers[depth - 1, Z],
                            p, layers[depth - 1, A], p, delta, y, 0, p, delta)  # fmt: skip
         if thread == 0:
-            costs[0, s] = cost
-        if l2 != zero or l1 != zero:
+            costs[0, batch_number] = cost
+        if penalised:
+            l2, l1 = numbers[batch_number, -2], numbers[batch_number, -1]
             for part in range(thread, parts, threads):
                 for first in range(part * GROUP, n_first, parts * GROUP):
                     count = (min(first + GROUP, n_first) - first) * layers[0, W_STEP]
-                    costs[1 + part, s] += m * penalty(w1, first * layers[0, W_STEP], count, l2, l1)
+                    costs[1 + part, batch_number] += m * penalty(
+                        w1, first * layers[0, W_STEP], count, l2, l1
+                    )
             for l in range(1, depth if thread == 0 else 1):
                 size = (layers[l, N_IN] + lanes - 1) // lanes * lanes * layers[l, W_STEP]
-                costs[0, s] += m * penalty(p, layers[l, W], size, l2, l1)
+                costs[0, batch_number] += m * penalty(p, layers[l, W], size, l2, l1)
 
         # From the output back: BP2 with w^l as it was in the forward pass, then its update.
-        alpha = (one if buffered else -eta) / as_float(m, eta)
+        alpha = (one if buffered else -numbers[batch_number, 0]) / as_float(m, like)
         for l in range(depth - 1, 0, -1):
             n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
             delta, below = layers[l, DELTA], layers[l - 1, DELTA]
@@ -264,7 +270,8 @@ def train(
                 _update(units, wide, False, p, a, p, delta, step, m,
                         index[0], 0, into, row, w_step, blocks, alpha)  # fmt: skip
             if buffered:
-                apply(p, v, layers[l, W], g, layers[l, W], size, eta, momentum, nesterov, l2, l1)
+                call_rule(rules[0], size, p, layers[l, W], g, layers[l, W],
+                          s, layers[l, W], g.size, numbers, number0)  # fmt: skip
             for k in range(0, n_in, lanes):
                 for j in range(0, n_out, lanes):
                     there = layers[l, WT] + j * layers[l, WT_STEP] + k
@@ -280,7 +287,8 @@ def train(
                 here = layers[l, B] + j * lanes
                 store(into, here, load(into, here) + splat(alpha) * column)
                 if buffered:
-                    apply(p, v, here, g, here, lanes, eta, momentum, nesterov, zero, zero)
+                    call_rule(rules[1], lanes, p, here, g, here, s, here, g.size,
+                              numbers, number0)  # fmt: skip
 
         # BP4 of layer 1.
         delta, w_step = layers[0, DELTA], layers[0, W_STEP]
@@ -295,5 +303,5 @@ def train(
             if buffered:
                 for first in range(part * GROUP, n_first, parts * GROUP):
                     count = (min(first + GROUP, n_first) - first) * w_step
-                    apply(w1, v1, first * w_step, g1, first * w_step, count,
-                          eta, momentum, nesterov, l2, l1)  # fmt: skip
+                    call_rule(rules[0], count, w1, first * w_step, g1, first * w_step,
+                              s1, first * w_step, g1.size, numbers, number0)  # fmt: skip

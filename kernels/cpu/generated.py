@@ -39,7 +39,7 @@ def cache_folder() -> Path:
 def _foundation() -> bytes:
     """A digest of everything that generated code is built on."""
     digest = hashlib.sha256(f"{simd.REGISTER_BYTES} {numba.__version__}".encode())
-    for name in ("simd", "rows", "calls", "vmath", "tile", "rule", "sparse"):
+    for name in ("simd", "rows", "calls", "vmath", "tile", "penalty", "sparse"):
         digest.update((_HERE / f"{name}.py").read_bytes())
     return digest.digest()
 

@@ -78,7 +78,7 @@ class PanelStepper(ThreadedStepper):
             for field in (engine.Z, engine.A, engine.DELTA):
                 place(l, field, blocks * block(n_out))
         self._p = aligned(end, dtype)
-        self._v = aligned(n_parameters if plan.rule.momentum else 0, dtype)
+        self._s = aligned((len(plan.rule.state), n_parameters), dtype)
         self._y = aligned(blocks * block(sizes[-1]), dtype)
         self._by_block = aligned(blocks, np.float64)
         self._penalties = aligned(n_parameters // (wide * lanes * lanes) + 1, np.float64)
@@ -113,15 +113,15 @@ class PanelStepper(ThreadedStepper):
             self._own.append(own if self._by_rows else {name: _copy(own[name]) for name in own})
 
     def _train(
-        self, thread: int, threads: int, state: Any, order: Any, learning_rate: float, costs: Any
+        self, thread: int, threads: int, state: Any, order: Any, numbers: Any, costs: Any
     ) -> None:
-        rule, number, own = self.plan.rule, np.dtype(self.plan.dtype).type, self._own[thread]
+        rule, own = self.plan.rule, self._own[thread]
         self._engine.train(
             thread, threads, self._by_rows, state, *self._shape,
-            order, self.plan.batch_size, number(learning_rate),
+            order, self.plan.batch_size, numbers, self._rules, rule.penalised, rule.is_plain,
             self._x, self._values, self._starts, self._columns, self._scale,
-            self._labels, self._targets, self._layers, self._p, self._v, self._g[thread],
-            number(rule.momentum), rule.nesterov, number(rule.l2), number(rule.l1),
+            self._labels, self._targets, self._layers, self._p,
+            self._s.reshape(-1), self._s.shape[1], self._g[thread],
             own["a1"], self._a1_step, own["at"],
             own["a_list"], own["b_list"], self._list_step, own["counts"],
             own["a_rows"], own["b_rows"], self._rows_step, own["row_counts"], own["masks"],
@@ -145,10 +145,9 @@ class PanelStepper(ThreadedStepper):
 
     def _copy(self, inward: bool) -> None:
         self._engine.copy(inward, self._shape[1], self._layers, self.parameters.flat, self._p, True)
-        if self.parameters.velocity is not None and self._v.size:
-            self._engine.copy(
-                inward, self._shape[1], self._layers, self.parameters.velocity, self._v, False
-            )
+        # A run of none, to compile, may come before there is a state.
+        for flat, own in zip(self.parameters.state, self._s, strict=False):
+            self._engine.copy(inward, self._shape[1], self._layers, flat, own, False)
 
 
 def score(

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from numba import int32, njit
 
-from gpubp.kernels.cpu.calls import barrier, call_kernel
+from gpubp.kernels.cpu.calls import barrier, call_kernel, call_rule
 from gpubp.kernels.cpu.machine_code import kept_jit
 from gpubp.kernels.cpu.rows import (
     any_bits,
@@ -43,7 +43,7 @@ from gpubp.kernels.cpu.rows import (
     no_lanes,
     transpose,
 )
-from gpubp.kernels.cpu.rule import apply, penalty
+from gpubp.kernels.cpu.penalty import penalty
 from gpubp.kernels.cpu.simd import first_lanes, get, lane_count, load, prefetch, put, splat, store
 from gpubp.kernels.cpu.sparse import write_row
 from gpubp.kernels.cpu.tile import product_tile
@@ -240,9 +240,8 @@ def _output(block, t, order, start, m, labels, targets, layers, p, y, kernels, l
 
 @kept_jit
 def train(
-    thread, threads, by_rows, state, block, wide, units, order, batch, eta,
-    x, values, starts, columns, scale, labels, targets,
-    layers, p, v, room, momentum, nesterov, l2, l1,
+    thread, threads, by_rows, state, block, wide, units, order, batch, numbers, rules, penalised,
+    fused, x, values, starts, columns, scale, labels, targets, layers, p, s, apart, room,
     a1, a1_step, at, a_list, b_list, list_step, counts, a_rows, b_rows, rows_step, row_counts,
     masks, y, by_block, penalties, costs, kernels,
 ):  # fmt: skip
@@ -251,26 +250,29 @@ def train(
 
     ``block``, ``wide`` and ``units`` are tuples: their lengths are the examples of a block, the
     vectors of a panel and the units of a group. ``layers`` (int64, one row of FIELDS a layer of
-    weights) says where everything lies in ``p``, which all threads share; ``v`` is its velocity.
-    A thread's own ``room`` takes a piece of the gradient; ``a1`` to ``masks`` are its own too, or
-    shared by rows. ``kernels``: output, then (sigma, hadamard) a layer, as addresses. Sparse x: see
-    ``sparse.write_row``.
+    weights) says where everything lies in ``p``, which all threads share; ``s`` is the optimizer's
+    state, its arrays ``apart`` from each other and laid out like ``p``; ``numbers`` has a row a
+    mini-batch. A thread's own ``room`` takes a piece of the gradient; ``a1`` to ``masks`` are its
+    own too, or shared by rows. ``kernels``: output, then (sigma, hadamard) a layer, and ``rules``:
+    the update of weights and of biases, as addresses. Sparse x: see ``sparse.write_row``.
     """
-    lanes = lane_count(eta)
+    like = scale  # a number of the network's dtype
+    lanes = lane_count(like)
     tall, across, group = len(block), len(wide), len(units)
     panel = across * lanes  # columns
     depth = layers.shape[0]
     n_first = layers[0, N_IN]
-    one = as_float(1, eta)
+    one = as_float(1, like)
     zero = one - one
     together = threads > 1
-    # Plain SGD goes from the tile into the weights; momentum, penalties and sums in several parts
-    # by way of ``room``. (L2 as a factor 1 - eta l2 would not need it, but in float32 a small
-    # eta l2 rounds away.)
-    penalised = l2 != zero or l1 != zero
-    buffered = momentum != zero or penalised or batch > PART
+    # Where it is ``fused``, plain SGD goes from the tile into the weights; other rules, penalties
+    # and sums in several parts by way of ``room``. (L2 as a factor 1 - eta l2 would not need it, but
+    # in float32 a small eta l2 rounds away.)
+    buffered = not fused or batch > PART
     for start in range(0, order.size, batch):
         m = min(batch, order.size - start)
+        batch_number = start // batch
+        number0 = batch_number * numbers.shape[1]
         blocks = (m + tall - 1) // tall
         my_first, my_last = blocks * thread // threads, blocks * (thread + 1) // threads
         first, last = (my_first, my_last) if by_rows else (0, blocks)
@@ -278,7 +280,7 @@ def train(
 
         # a^1 and the lists of inputs
         for t in range(first, last):
-            _gather(thread, block, t, order, start, m, n_first, eta, x, values, starts, columns,
+            _gather(thread, block, t, order, start, m, n_first, like, x, values, starts, columns,
                     a1, a1_step, at, a_list, b_list, list_step, counts, masks,
                     rows_step)  # fmt: skip
 
@@ -296,7 +298,7 @@ def train(
         # a^L whole, BP1, and the cost before the update
         for t in range(my_first, my_last):
             by_block[t] = _output(block, t, order, start, m, labels, targets, layers, p, y, kernels,
-                               eta)  # fmt: skip
+                                  like)  # fmt: skip
         if together and not by_rows and not barrier(state, threads, SPINS):
             return
 
@@ -329,23 +331,24 @@ def train(
             total = 0.0
             for t in range(blocks):
                 total += by_block[t]
-            costs[0, start // batch] = total
+            costs[0, batch_number] = total
 
         # BP3, BP4 and the update, from the output back
         slot = 0
         for l in range(depth - 1, -1, -1):
             n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
             k_blocks, vectors = (n_in + lanes - 1) // lanes, (n_out + lanes - 1) // lanes
-            alpha = (one if buffered else -eta) / as_float(m, eta)
+            alpha = (one if buffered else -numbers[batch_number, 0]) / as_float(m, like)
             by_panels = not by_rows and l < depth - 1
             for j in range(vectors):
                 if j // across % threads == thread:
                     column = _column_sum(block, p, layers[l, DELTA] + j * tall * lanes,
-                                         layers[l, BLOCK], m, eta)  # fmt: skip
+                                         layers[l, BLOCK], m, like)  # fmt: skip
                     bias = layers[l, B] + j * lanes
                     if buffered:
                         store(room, 0, splat(alpha) * column)
-                        apply(p, v, bias, room, 0, lanes, eta, momentum, nesterov, zero, zero)
+                        call_rule(rules[1], lanes, p, bias, room, 0, s, bias, apart,
+                                  numbers, number0)  # fmt: skip
                     else:
                         store(p, bias, load(p, bias) + splat(alpha) * column)
             if l == 0:
@@ -376,9 +379,13 @@ def train(
                                  p, delta, b_rows, chosen, count,
                                  into, to + u * panel, alpha)  # fmt: skip
                     if penalised:
-                        penalties[slot + q * k_blocks + k] = penalty(p, w, panel * lanes, l2, l1)
+                        penalties[slot + q * k_blocks + k] = penalty(
+                            p, w, panel * lanes,
+                            numbers[batch_number, -2], numbers[batch_number, -1],
+                        )  # fmt: skip
                     if buffered:
-                        apply(p, v, w, room, 0, panel * lanes, eta, momentum, nesterov, l2, l1)
+                        call_rule(rules[0], panel * lanes, p, w, room, 0, s, w, apart,
+                                  numbers, number0)  # fmt: skip
                     if l > 0:  # w^T, for BP2
                         to = layers[l, WT] + k // across * panel * vectors * lanes
                         to += k % across * lanes + q * across * panel * lanes
@@ -392,7 +399,7 @@ def train(
             squared = 0.0
             for i in range(slot):
                 squared += penalties[i]
-            costs[0, start // batch] += m * squared
+            costs[0, batch_number] += m * squared
 
 
 @_jit

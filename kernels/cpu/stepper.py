@@ -62,9 +62,10 @@ class Stepper:
         else:
             self._stepper = PanelStepper(plan, parameters, x, y, min(threads, at_most))
 
-        self._stepper.run(np.zeros(0, np.int64), 0.0)  # compiles, and trains on nothing
+        nothing = np.zeros(0, np.int64), np.zeros((0, len(plan.rule.numbers)))
+        self._stepper.run(*nothing)  # compiles
 
-    def run(self, order: Any, learning_rate: float) -> Any:
+    def run(self, order: Any, numbers: Any) -> Any:
         """Train on the examples of ``order``; each mini-batch's objective before its update, summed
-        over its examples."""
-        return self._stepper.run(order, learning_rate)
+        over its examples. ``numbers`` has a row a mini-batch: those of the plan's rule."""
+        return self._stepper.run(order, numbers)

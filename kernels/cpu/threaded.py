@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubp.kernels.cpu.blocks import stepper_kernels
+from gpubp.kernels.cpu.blocks import rule_kernels, stepper_kernels
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -57,7 +57,7 @@ class ThreadedStepper(ABC):
         self._labels = y.astype(np.int64, copy=False) if y.ndim == 1 else none
         empty = np.zeros(0, dtype)
         self._targets = empty if y.ndim == 1 else y.astype(dtype, copy=False).reshape(-1)
-        self._kernels = stepper_kernels(plan)
+        self._kernels, self._rules = stepper_kernels(plan), rule_kernels(plan)
         self._cost_parts = cost_parts
         self._last, self._runs = 1, 0
         self._lately = {1: math.inf, threads: 0.0}  # seconds an example
@@ -67,33 +67,37 @@ class ThreadedStepper(ABC):
 
     @abstractmethod
     def _train(
-        self, thread: int, threads: int, state: Any, order: Any, learning_rate: float, costs: Any
+        self, thread: int, threads: int, state: Any, order: Any, numbers: Any, costs: Any
     ) -> None:
         """One thread's part of the training on ``order``, and of each mini-batch's objective, a
         column of ``costs``. ``state`` is where the threads meet."""
 
     @abstractmethod
     def _copy(self, inward: bool) -> None:
-        """Parameters and velocity into the engine's layout, or back."""
+        """Parameters and the optimizer's state into the engine's layout, or back."""
 
     def _wake(self) -> None:  # noqa: B027
         """Called before a run by all threads that follows one by a single thread."""
 
-    def run(self, order: Any, learning_rate: float) -> Any:
-        """Train on the examples of ``order``; each mini-batch's objective before its update, summed
-        over its examples. A run of none compiles all that others need."""
+    def run(self, order: Any, numbers: Any) -> Any:
+        """Train on the examples of ``order``, with a row of ``numbers`` for each mini-batch; the
+        mini-batches' objectives before their updates, summed over their examples. A run of none
+        compiles all that others need."""
         order = np.ascontiguousarray(order, np.int64)
+        numbers = np.ascontiguousarray(numbers, self.plan.dtype)
+        m = self.plan.batch_size
         self._copy(inward=True)
         costs = []
         try:
             for start in range(0, max(1, len(order)), self._piece):
                 piece = order[start : start + self._piece]
+                its = numbers[start // m :]
                 if len(piece) < self._piece // 4:  # too short to measure by, perhaps to share
                     worth = len(piece) * _FLOPS_PER_CALL >= self._piece * _FLOPS_WORTH
-                    costs.append(self._run(piece, learning_rate, self._best() if worth else 1))
+                    costs.append(self._run(piece, its, self._best() if worth else 1))
                     continue
                 threads, started = self._choose(), time.perf_counter()
-                costs.append(self._run(piece, learning_rate, threads))
+                costs.append(self._run(piece, its, threads))
                 self._lately[threads] = (time.perf_counter() - started) / len(piece)
         finally:
             self._copy(inward=False)
@@ -122,7 +126,7 @@ class ThreadedStepper(ABC):
             state[_ABANDONED] = 1  # or the first would wait for this thread, deaf to Ctrl-C
             raise
 
-    def _run(self, order: Any, learning_rate: float, threads: int) -> Any:
+    def _run(self, order: Any, numbers: Any, threads: int) -> Any:
         # Of each run's own: threads that an interrupt left behind may still look at theirs.
         state = aligned(24, np.int64)
         costs = np.zeros((self._cost_parts, -(-len(order) // self.plan.batch_size)))
@@ -134,11 +138,9 @@ class ThreadedStepper(ABC):
             for thread in range(1, threads):
                 assert self._pool is not None
                 others.append(
-                    self._pool.submit(
-                        self._help, thread, threads, state, order, learning_rate, costs
-                    )
+                    self._pool.submit(self._help, thread, threads, state, order, numbers, costs)
                 )
-            self._train(0, threads, state, order, learning_rate, costs)
+            self._train(0, threads, state, order, numbers, costs)
         finally:
             # Reached late only if this thread was interrupted before its part: nobody waits for it.
             state[_ABANDONED] = 1

@@ -73,13 +73,11 @@ class TiledStepper(ThreadedStepper):
 
         self._p = [aligned(end, dtype) for _ in range(threads)]
         self._w1 = aligned((sizes[0] + parts, up(sizes[1])), dtype)
-        rule, none = plan.rule, np.zeros(0, dtype)
-        moving, buffered = bool(rule.momentum), bool(rule.momentum or rule.penalised)
-        self._v1 = aligned(self._w1.shape, dtype) if moving else none
-        self._g1 = aligned(self._w1.shape, dtype) if buffered else none
-        n_v, n_g = (self._n_parameters if flag else 0 for flag in (moving, buffered))
-        self._v = [aligned(n_v, dtype) for _ in range(threads)]
-        self._g = [aligned(n_g, dtype) for _ in range(threads)]
+        kept, buffered = len(plan.rule.state), not plan.rule.is_plain
+        self._s1 = aligned((kept, *self._w1.shape), dtype)
+        self._s = [aligned((kept, self._n_parameters), dtype) for _ in range(threads)]
+        self._g1 = aligned(self._w1.size if buffered else 0, dtype)
+        self._g = [aligned(self._n_parameters if buffered else 0, dtype) for _ in range(threads)]
 
         chunks = -(-sizes[0] // (CHUNK - lanes)) + 1
         self._chunk_step = room * (CHUNK + lanes)
@@ -93,31 +91,30 @@ class TiledStepper(ThreadedStepper):
 
     def _wake(self) -> None:
         """The other threads' own copies have not moved on."""
-        for copies in (self._p, self._v):
+        for copies in (self._p, self._s):
             for copy in copies[1:]:
                 copy[:] = copies[0]
 
     def _train(
-        self, thread: int, threads: int, state: Any, order: Any, learning_rate: float, costs: Any
+        self, thread: int, threads: int, state: Any, order: Any, numbers: Any, costs: Any
     ) -> None:
-        rule, number = self.plan.rule, np.dtype(self.plan.dtype).type
         self._engine.train(
             thread, threads, self.parts, state, *self._shape,
-            order, self.plan.batch_size, number(learning_rate),
+            order, self.plan.batch_size, numbers, self._rules, self.plan.rule.penalised,
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers,
-            self._w1.reshape(-1), self._p[thread], self._v1.reshape(-1), self._v[thread],
-            self._g1.reshape(-1), self._g[thread], number(rule.momentum), rule.nesterov,
-            number(rule.l2), number(rule.l1),
+            self._w1.reshape(-1), self._p[thread], self._s1.reshape(-1),
+            self._s[thread].reshape(-1), self._g1, self._g[thread],
             self._packed, self._chunk_step, self._index, self._counts,
             self._at[thread], self._shares, self._step, self._y[thread], costs, self._kernels,
         )  # fmt: skip
 
     def _copy(self, inward: bool) -> None:
-        """Parameters and velocity into the engine's layout, or back."""
+        """Parameters and the optimizer's state into the engine's layout, or back."""
         self._copy_flat(self.parameters.flat, self._w1, self._p, inward)
-        if self.parameters.velocity is not None and self._v1.size:
-            self._copy_flat(self.parameters.velocity, self._v1, self._v, inward)
+        # A run of none, to compile, may come before there is a state.
+        for k, (flat, first) in enumerate(zip(self.parameters.state, self._s1, strict=False)):
+            self._copy_flat(flat, first, [own[k] for own in self._s], inward)
 
     def _copy_flat(self, flat: Any, first: Any, copies: list[Any], inward: bool) -> None:
         engine, sizes = self._engine, self.plan.sizes

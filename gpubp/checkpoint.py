@@ -1,9 +1,9 @@
 """A network and its training in one file: what is stored, and how it is put together again.
 
 The file layer (atomic, strict) is :mod:`gpubp.tensorfile`. Arrays: ``weights.i``, ``biases.i``,
-and of a training run ``velocity``, ``best``, ``last`` and ``history``. The rest is in the JSON
-header; :mod:`gpubp.stored` describes its every value. Activations and costs of your own are stored
-as their formulas, never as code.
+and of a training run ``state`` (the optimizer's), ``best``, ``last`` and ``history``. The rest is
+in the JSON header; :mod:`gpubp.stored` describes its every value. Activations and costs of your own
+are stored as their formulas, never as code.
 """
 
 from __future__ import annotations
@@ -24,11 +24,19 @@ from .history import Epoch, History
 from .network import Network
 from .printable import LONGEST, brief, printable
 from .sgd import Training
-from .stored import GENERATORS, check_stored, keyed, state_from_json, state_to_json, sum_to_json
+from .stored import (
+    GENERATORS,
+    check_stored,
+    keyed,
+    state_from_json,
+    state_to_json,
+    sum_to_json,
+    with_velocity,
+)
 from .tensorfile import read_tensors, write_tensors
 
 _FORMAT = "gpubp-1"
-_COUNTERS = ("examples", "batch_size", "momentum", "epochs", "epoch", "step", "cost_sum",
+_COUNTERS = ("examples", "batch_size", "epochs", "epoch", "step", "cost_sum",
              "seconds", "best_after", "stopped")  # fmt: skip
 
 
@@ -164,11 +172,12 @@ def _stored(
         header["training"] |= {
             "epochs": min(int(training.epochs), 2**63 - 1),  # as good as endless
             "cost_sum": sum_to_json(float(training.cost_sum)),
+            "optimizer": dict(training.optimizer),
             "order_state": state_to_json(training.order_state),
         }
         tensors["history"] = _history_to_array(training.history)
-        if training.momentum and parameters.velocity is not None:
-            tensors["velocity"] = asnumpy(parameters.velocity)
+        if len(parameters.state):
+            tensors["state"] = asnumpy(parameters.state)
         for name in ("best", "last"):
             if getattr(training, name) is not None:
                 tensors[name] = asnumpy(getattr(training, name))
@@ -202,6 +211,7 @@ def load(
             path, expected=f"a gpubp checkpoint of format {_FORMAT!r}",
             found=f"format {brief(found)}",
         )  # fmt: skip
+    with_velocity(header, tensors)
     try:
         check_stored(header, tensors)
         network = Network(
@@ -237,16 +247,17 @@ def _generator(stored: Any) -> np.random.Generator:
 def _training(network: Network, stored: Mapping[str, Any], tensors: Mapping[str, Any]) -> Training:
     """The run that :func:`check_stored` has let pass."""
     order, counters = stored["order_state"], {name: stored[name] for name in _COUNTERS}
-    counters |= {name: float(stored[name]) for name in ("momentum", "cost_sum", "seconds")}
+    counters |= {name: float(stored[name]) for name in ("cost_sum", "seconds")}
     training = Training(
         network,
         **counters,
+        optimizer=stored["optimizer"],
         order_state=None if order is None else state_from_json(order),
         history=_history_from_array(tensors["history"]),
     )
-    for name in ("velocity", "best", "last"):
+    for name in ("state", "best", "last"):
         if name in tensors:
             with network.backend.device():
                 array = network.backend.asarray(tensors[name])
-            setattr(network.parameters if name == "velocity" else training, name, array)
+            setattr(network.parameters if name == "state" else training, name, array)
     return training

@@ -33,10 +33,10 @@ The data's test part is shown after each epoch. With --early-stopping, or --sche
 reduce_on_plateau, something must watch a validation cost: the last sixth of the training part is
 then held out for that, and the test part is evaluated only once, at the end.
 
-With --resume FILE the network, the order of examples, the momentum's velocity and the history come
-from FILE; so do --batch-size and --momentum unless they are given (they must be the same). All
-other options of training (learning rate, schedule, nesterov, l2, l1, early stopping, data) are NOT
-in FILE: give them as you did at first.
+With --resume FILE the network, the order of examples, the optimizer with its state and the history
+come from FILE; so do --batch-size, --optimizer, --momentum and --nesterov unless they are given
+(they must be the same). All other options of training (learning rate, schedule, l2, l1, early
+stopping, data) are NOT in FILE: give them as you did at first.
 
 A custom activation is a formula in z, a custom cost a formula in a and y: --cost "abs(a - y)".
 """
@@ -104,11 +104,14 @@ def _train(summary: str) -> _Parser:
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=int, default=30, metavar="N", help="in total (default: %(default)s)")
     add("--batch-size", type=int, metavar="M", help="examples a mini-batch (default: 10)")
-    add("--learning-rate", type=float, metavar="ETA", help="(default: 3.0; of a regression 0.03)")
+    add("--learning-rate", type=float, metavar="ETA", help="(default: of sgd 3.0, of a regression "
+        "by sgd 0.03, else what is usual for the optimizer)")  # fmt: skip
     add("--schedule", default="constant", metavar="NAME", help="constant (default), step, "
         "exponential, cosine, one_cycle, inverse_scaling, reduce_on_plateau")  # fmt: skip
+    add("--optimizer", metavar="NAME", help="sgd (default), adam, adamw, nadam, rmsprop, adagrad, "
+        "lion")  # fmt: skip
     add("--momentum", type=float, metavar="MU", help="in [0, 1) (default: 0)")
-    add("--nesterov", action="store_true", help="Nesterov's momentum")
+    add("--nesterov", action="store_true", default=None, help="Nesterov's momentum")
     add("--l2", type=float, default=0.0, metavar="X", help="coefficient of 1/2 ||w||^2")
     add("--l1", type=float, default=0.0, metavar="X", help="coefficient of |w|")
     add("--early-stopping", type=int, metavar="PATIENCE",

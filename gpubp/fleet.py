@@ -169,7 +169,8 @@ class Fleet(Sequence[Network]):
         """
         given = {
             "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
-            "optimizer": optimizer, "momentum": momentum, "nesterov": nesterov, "l2": l2, "l1": l1, "shuffle": shuffle,
+            "optimizer": optimizer, "momentum": momentum, "nesterov": nesterov, "l2": l2, "l1": l1,
+            "shuffle": shuffle,
         }  # fmt: skip
         settings = {name: _each(name, value, len(self)) for name, value in given.items()}
         if isinstance(callbacks, Iterable):

@@ -374,8 +374,8 @@ class Network:
         with training_alone([self]), self.backend.device():
             return sgd_fit(
                 self, x, y, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-                optimizer=optimizer, momentum=momentum, nesterov=nesterov, l2=l2, l1=l1, shuffle=shuffle,
-                validation=validation, callbacks=callbacks, progress=progress,
+                optimizer=optimizer, momentum=momentum, nesterov=nesterov, l2=l2, l1=l1,
+                shuffle=shuffle, validation=validation, callbacks=callbacks, progress=progress,
                 checkpoint=checkpoint, resume=resume,
             )  # fmt: skip
 

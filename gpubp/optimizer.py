@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .arrays import check_number
-from .errors import is_name, unknown
+from .errors import unknown
 from .printable import brief
 from .rule import PLAIN, UpdateRule
 
@@ -31,6 +31,7 @@ class Optimizer(ABC):
     """An update rule with its settings, which are the fields of its dataclass."""
 
     name: ClassVar[str]
+    usual_rate: ClassVar[float] = 1e-3  # a learning rate that often does
 
     @property
     @abstractmethod
@@ -65,7 +66,7 @@ class Optimizer(ABC):
     @property
     def description(self) -> dict[str, Any]:
         """Name and settings, as a checkpoint has them."""
-        return {"name": self.name, **self.settings}
+        return {"name": self.name, "settings": self.settings}
 
     def __str__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
@@ -105,11 +106,12 @@ def _not_negative(optimizer: Any, *names: str) -> None:
         _set(optimizer, name, value)
 
 
-def _flag(optimizer: Any, name: str) -> None:
-    value = getattr(optimizer, name)
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name}={brief(value)} must be True or False")
-    _set(optimizer, name, bool(value))
+def _flag(optimizer: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(optimizer, name)
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name}={brief(value)} must be True or False")
+        _set(optimizer, name, bool(value))
 
 
 @dataclass(frozen=True)
@@ -184,9 +186,9 @@ class Adam(Optimizer):
         w <- w - eta m' / (sqrt(s') + epsilon),   m' = m / (1 - beta_1^t),  s' = s / (1 - beta_2^t)
 
     With ``amsgrad`` the largest s so far stands in place of s, before it is divided. The betas lie
-    in [0, 1). This is the paper's algorithm, PyTorch's and scikit-learn's. The paper's own shorter
-    form, which Keras takes, adds epsilon to sqrt(s) without its correction: a larger epsilon, then,
-    in the first steps. Keras' epsilon is 1e-7.
+    in [0, 1). This is the paper's Algorithm 1, and PyTorch's. With ``epsilon_hat`` it is the form
+    of the paper's section 2, which Keras and scikit-learn take: epsilon is added to sqrt(s) instead
+    of sqrt(s'), so that it weighs more in the first steps. Keras' epsilon is 1e-7.
 
     Sources: Kingma and Ba, Adam, 2015; Reddi et al., On the convergence of Adam and beyond, 2018.
     """
@@ -196,22 +198,23 @@ class Adam(Optimizer):
     beta_2: float = 0.999
     epsilon: float = 1e-8
     amsgrad: bool = False
+    epsilon_hat: bool = False
 
     def __post_init__(self) -> None:
         _share(self, "beta_1", "beta_2")
         _not_negative(self, "epsilon")
-        _flag(self, "amsgrad")
+        _flag(self, "amsgrad", "epsilon_hat")
 
     @property
     def rule(self) -> UpdateRule:
         return _RULES["amsgrad" if self.amsgrad else "adam"]
 
     def _numbers(self, t: Any) -> Columns:
+        unbias_2 = 1 / np.sqrt(1 - _powers(self.beta_2, t))
         return {
             "new_1": 1 - self.beta_1, "new_2": 1 - self.beta_2,
-            "unbias_1": 1 / (1 - _powers(self.beta_1, t)),
-            "unbias_2": 1 / np.sqrt(1 - _powers(self.beta_2, t)),
-            "epsilon": self.epsilon,
+            "unbias_1": 1 / (1 - _powers(self.beta_1, t)), "unbias_2": unbias_2,
+            "epsilon": self.epsilon * unbias_2 if self.epsilon_hat else self.epsilon,
         }  # fmt: skip
 
 
@@ -257,13 +260,15 @@ class NAdam(Optimizer):
         w <- w - eta m' / (sqrt(s') + epsilon),   s' = s / (1 - beta_2^t)
         m' = (1 - mu_t) g / (1 - mu_1 ... mu_t) + mu_{t+1} m / (1 - mu_1 ... mu_{t+1})
 
-    PyTorch's, whose m is Adam's; in the paper mu_t stands in place of beta_1 there as well. Keras'
-    epsilon is 1e-7.
+    PyTorch's, whose m is Adam's; in the paper mu_t stands in place of beta_1 there as well. PyTorch
+    keeps the product of the mu_t in its default dtype, usually float32, and here it is a float64.
+    Keras' epsilon is 1e-7.
 
     Source: Dozat, Incorporating Nesterov momentum into Adam, 2016.
     """
 
     name: ClassVar[str] = "nadam"
+    usual_rate: ClassVar[float] = 2e-3
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
@@ -321,6 +326,7 @@ class RMSprop(Optimizer):
     """
 
     name: ClassVar[str] = "rmsprop"
+    usual_rate: ClassVar[float] = 1e-2
     rho: float = 0.99
     epsilon: float = 1e-8
     momentum: float = 0.0
@@ -360,6 +366,7 @@ class Adagrad(Optimizer):
     """
 
     name: ClassVar[str] = "adagrad"
+    usual_rate: ClassVar[float] = 1e-2
     epsilon: float = 1e-10
     learning_rate_decay: float = 0.0
 
@@ -396,6 +403,7 @@ class Lion(Optimizer):
     """
 
     name: ClassVar[str] = "lion"
+    usual_rate: ClassVar[float] = 1e-4
     beta_1: float = 0.9
     beta_2: float = 0.99
     weight_decay: float = 0.0
@@ -457,6 +465,11 @@ class OwnOptimizer(Optimizer):
     def settings(self) -> dict[str, float | bool]:
         return {name: value for name, value in self.given if not callable(value)}
 
+    @property
+    def description(self) -> dict[str, Any]:
+        formulas = "; ".join(f"{target} = {f.source}" for target, f in self.formulas.steps)
+        return super().description | {"formulas": formulas}
+
     def _numbers(self, t: Any) -> Columns:
         return {
             name: [check_number(value(step), f"{name}({step})") for step in t.tolist()]
@@ -475,8 +488,8 @@ def define_optimizer(
 
     Args:
         name: what it is called in what is printed and saved.
-        steps: assignments in their order, target to formula (:mod:`gpubp.expression`), in w, g, eta,
-            the state, the numbers, and targets before. w must be one of them.
+        steps: assignments in their order, target to formula (:mod:`gpubp.expression`), in w, g,
+            eta, the state, the numbers, and targets before. w must be one of them.
         state: names of what is kept beside each parameter, 0 at first.
         numbers: of every step the same, or a callable of its number t = 1, 2, ... in the run, as
             ``unbias=lambda t: 1 / (1 - 0.9**t)``.
@@ -506,7 +519,9 @@ def define_optimizer(
         raise ValueError(f"no formula assigns to the state {missing[0]!r}: it would stay 0")
     for own, value in numbers.items():
         if not callable(value):
-            numbers[own] = check_number(value, own)
+            numbers[own] = number = check_number(value, own)
+            if not math.isfinite(number):
+                raise ValueError(f"{own}={value!r} must be a finite number")
     rule = UpdateRule.of(tuple(state), ("eta", *numbers), steps)
     found = OwnOptimizer(name, rule, tuple(numbers.items()))
     _descends(found)
@@ -538,7 +553,7 @@ class Update:
     """All that a run does to the parameters: an optimizer's steps, beside the penalty
     1/2 l2 ||w||^2 + l1 |w|_1 of the weights."""
 
-    optimizer: Optimizer = SGD()  # noqa: RUF009  (it is frozen)
+    optimizer: Optimizer = SGD()
     l2: float = 0.0
     l1: float = 0.0
 
@@ -578,4 +593,17 @@ def get_optimizer(optimizer: str | Optimizer) -> Optimizer:
 def from_description(stored: Mapping[str, Any]) -> Optimizer | None:
     """The optimizer of that name and settings; None of one that is not built in."""
     kind = OPTIMIZERS.get(stored["name"])
-    return kind and kind(**{name: value for name, value in stored.items() if name != "name"})
+    return kind and kind(**stored["settings"])
+
+
+def choose_optimizer(optimizer: str | Optimizer, momentum: float, nesterov: bool) -> Optimizer:
+    """The optimizer, of which momentum and nesterov are the short form for SGD."""
+    found, short = get_optimizer(optimizer), SGD(momentum, nesterov)
+    if short == SGD():
+        return found
+    if found != SGD():
+        raise ValueError(
+            f"momentum={momentum!r} and nesterov={nesterov!r} are settings of SGD, but the "
+            f"optimizer is {found}: leave them out, or the optimizer"
+        )
+    return short

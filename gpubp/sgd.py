@@ -25,7 +25,7 @@ from .errors import DivergenceError
 from .history import Epoch, History
 from .interrupt import deferred_interrupt
 from .keeper import Keeper
-from .optimizer import SGD, Optimizer, Update, get_optimizer
+from .optimizer import Optimizer, Update, choose_optimizer
 from .output import Unfailing
 from .plan import Plan
 from .schedule import as_schedule
@@ -42,11 +42,12 @@ Shuffle = bool | Callable[[np.random.Generator, int], Any]
 class Training:
     """Where a run stands, always at a step boundary: all that callbacks see and resuming needs.
 
-    ``optimizer`` is its name and settings. ``epoch`` and ``step`` count from 0 and name the next
-    mini-batch; ``order_state`` is the generator's state from which this epoch's order was drawn;
-    ``cost_sum`` and ``seconds`` add up this epoch's finished mini-batches. ``best`` are the flat weights that early stopping remembers
-    and ``best_after`` how many epochs had been trained then; once they have been restored, ``last``
-    are those that training ended with and resumes from.
+    ``optimizer`` is its name, settings and, of one's own, formulas. ``epoch`` and ``step`` count
+    from 0 and name the next mini-batch; ``order_state`` is the generator's state from which this
+    epoch's order was drawn; ``cost_sum`` and ``seconds`` add up this epoch's finished mini-batches.
+    ``best`` are the flat weights that early stopping remembers and ``best_after`` how many epochs
+    had been trained then; once they have been restored, ``last`` are those that training ended with
+    and resumes from.
     """
 
     network: Network
@@ -153,12 +154,12 @@ class Run:
     def __init__(
         self, network: Network, examples: Examples, validation: Examples | None, *,
         epochs: int, batch_size: int, learning_rate: Any, optimizer: str | Optimizer,
-        momentum: float, nesterov: bool, l2: float, l1: float, shuffle: Shuffle, callbacks: Sequence[Any], resume: bool,
-        threads: int | None = None,
+        momentum: float, nesterov: bool, l2: float, l1: float, shuffle: Shuffle,
+        callbacks: Sequence[Any], resume: bool, threads: int | None = None,
     ) -> None:  # fmt: skip
         self.epochs = check_count(epochs, "epochs", least=0)
         batch_size = check_count(batch_size, "batch_size")
-        self.update = Update(_chosen(optimizer, momentum, nesterov), l2, l1)
+        self.update = Update(choose_optimizer(optimizer, momentum, nesterov), l2, l1)
         self.schedule = as_schedule(learning_rate)
         if batch_size > len(examples):
             raise ValueError(
@@ -256,6 +257,10 @@ class Run:
                 )
         return np.array(rates, np.float64)[of_step]
 
+    def _count(self) -> int:
+        """Mini-batches in the next piece: up to the pace or the epoch's end."""
+        return min(self.pace, self.training.steps - self.training.step)
+
     def numbers(self, count: int) -> Any:
         """(count, ...): those of the update rule in the next so many mini-batches."""
         t = self.training
@@ -286,7 +291,7 @@ class Run:
         it where that was not to be: a piece begun is undone."""
         t, m = self.training, self.plan.batch_size
         while t.step < t.steps:
-            count = min(self.pace, t.steps - t.step)
+            count = self._count()
             first, last = t.step * m, min((t.step + count) * m, t.examples)
             piece = Piece(self, slice(first, last), self.numbers(count))
             snapshot, counters = self._snapshot(), (t.step, t.cost_sum, t.seconds)
@@ -476,23 +481,7 @@ def check_validation(network: Network, validation: Any) -> Examples | None:
     return Examples(*map(network.backend.near, network.check_data(x, y, "validation ")))
 
 
-def _chosen(optimizer: str | Optimizer, momentum: float, nesterov: bool) -> Optimizer:
-    """The optimizer, of which momentum and nesterov are the short form for SGD."""
-    found = get_optimizer(optimizer)
-    short = SGD(momentum, nesterov)
-    if short == SGD():
-        return found
-    if found != SGD():
-        raise ValueError(
-            f"optimizer={found} and momentum={momentum!r}, nesterov={nesterov!r}: the two are "
-            "settings of SGD; give either them or an optimizer"
-        )
-    return short
-
-
-def _resumable(
-    network: Network, examples: int, batch_size: int, optimizer: Optimizer
-) -> Training:
+def _resumable(network: Network, examples: int, batch_size: int, optimizer: Optimizer) -> Training:
     """The network's interrupted run, after checking that this call continues the same one."""
     training = network.training
     if training is None:
@@ -503,10 +492,14 @@ def _resumable(
     for name, now, then in (
         ("examples", examples, training.examples),
         ("batch_size", batch_size, training.batch_size),
+        ("optimizer", optimizer.name, training.optimizer["name"]),
         *(
-            (f"optimizer's {name}" if name != "name" else "optimizer",
-             optimizer.description.get(name), then)
-            for name, then in training.optimizer.items()
+            (name, optimizer.settings.get(name), then)
+            for name, then in training.optimizer["settings"].items()
+        ),
+        *(
+            ("the optimizer", optimizer.description.get("formulas"), then)
+            for name, then in training.optimizer.items() if name == "formulas"
         ),
     ):  # fmt: skip
         if now != then:

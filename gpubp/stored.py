@@ -17,12 +17,15 @@ import numpy as np
 
 from .classes import check_classes
 from .history import Epoch
+from .optimizer import OPTIMIZERS, from_description
 from .printable import brief
 
 Array = np.ndarray[Any, Any]
 _MOST = 2**63 - 1
 _HEADER = ("format", "sizes", "activations", "cost", "dtype", "rng", "training")
 _FIGURES = len(fields(Epoch))
+_LONGEST_TEXT, _MOST_SETTINGS = 20_000, 64
+_LARGEST = float(np.finfo(np.float64).max)
 _NOT_FINITE = ("inf", "-inf", "nan")  # which JSON has no numbers for
 
 
@@ -156,8 +159,11 @@ def check_stored(header: Any, tensors: Mapping[str, Array]) -> None:
     training = header["training"]
     if training is not None:
         _check_training(training, header["rng"]["bit_generator"])
-        if training["momentum"]:
-            shapes["velocity"] = flat
+        kept = check_optimizer(training["optimizer"])
+        if kept is None:  # of an optimizer of one's own, as many as there are
+            kept = len(tensors["state"]) if np.ndim(tensors.get("state")) else 0
+        if kept:
+            shapes["state"] = (kept, *flat)
         if "last" in tensors:
             shapes["last"] = flat
         if "best" in tensors or "last" in tensors:  # which are kept when best is restored
@@ -167,6 +173,44 @@ def check_stored(header: Any, tensors: Mapping[str, Array]) -> None:
         raise ValueError(f"a tensor {brief(min(unknown))} that nothing asks for")
     for name, shape in shapes.items():
         _check_tensor(name, tensors.get(name), shape, dtype)
+
+
+def with_velocity(header: Any, tensors: dict[str, Array]) -> None:
+    """The training of a file from before there were optimizers, in the present form: it was SGD's,
+    with that momentum; whether with Nesterov's is not said."""
+    training = header.get("training")
+    if not isinstance(training, dict) or "momentum" not in training or "optimizer" in training:
+        return
+    momentum = training.pop("momentum")
+    training["optimizer"] = {"name": "sgd", "settings": {"momentum": momentum}}
+    velocity = tensors.pop("velocity", None)
+    if velocity is not None:
+        tensors["state"] = velocity[np.newaxis]
+
+
+def check_optimizer(stored: Any) -> int | None:
+    """How many arrays the optimizer's state has; None of one that is not built in."""
+    where = "training.optimizer"
+    formulas = ("formulas",) if isinstance(stored, dict) and "formulas" in stored else ()
+    keyed(stored, ("name", "settings", *formulas), where)
+    for key in ("name", *formulas):
+        if not isinstance(stored[key], str) or len(stored[key]) > _LONGEST_TEXT:
+            _refuse(f"{where}.{key}", stored[key], f"at most {_LONGEST_TEXT} characters")
+    settings = stored["settings"]
+    if not isinstance(settings, dict) or len(settings) > _MOST_SETTINGS:
+        _refuse(f"{where}.settings", settings, f"an object of at most {_MOST_SETTINGS} numbers")
+    for name, value in settings.items():
+        if type(value) is not bool:
+            _number(value, f"{where}.settings.{brief(name)}", -_LARGEST, "a finite number")
+    if stored["name"] in OPTIMIZERS and formulas:
+        raise ValueError(f"{where} {stored['name']!r} with formulas of its own")
+    try:
+        optimizer = from_description(stored)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {brief(str(error))}") from None
+    if optimizer is None and not formulas:
+        _refuse(f"{where}.name", stored["name"], f"one of {', '.join(OPTIMIZERS)}")
+    return None if optimizer is None else len(optimizer.rule.state)
 
 
 def _check_tensor(name: str, tensor: Array | None, shape: tuple[int, ...], dtype: str) -> None:
@@ -185,8 +229,8 @@ def _check_tensor(name: str, tensor: Array | None, shape: tuple[int, ...], dtype
 
 
 def _check_training(stored: Any, generator: str) -> None:
-    names = ("examples", "batch_size", "momentum", "epochs", "epoch", "step", "cost_sum", "seconds",
-             "best_after", "stopped", "order_state")  # fmt: skip
+    names = ("examples", "batch_size", "optimizer", "epochs", "epoch", "step", "cost_sum",
+             "seconds", "best_after", "stopped", "order_state")  # fmt: skip
     keyed(stored, names, "training")
 
     def within(name: str, low: int, high: int) -> int:
@@ -198,7 +242,6 @@ def _check_training(stored: Any, generator: str) -> None:
     epoch = within("epoch", 0, _MOST)
     step = within("step", 0, -(-examples // batch_size))
     within("best_after", 0, epoch)
-    _number(stored["momentum"], "training.momentum", 0, "a number in [0, 1)", below=1)
     _number(stored["seconds"], "training.seconds", 0, "a finite number that is not negative")
     sum_from_json(stored["cost_sum"])
     if type(stored["stopped"]) is not bool:

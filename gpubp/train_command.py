@@ -33,17 +33,18 @@ from .errors import CheckpointError
 from .history import Epoch, History
 from .initialise import get_initialiser
 from .network import Network
-from .optimiser import UpdateRule
+from .optimizer import SGD, Optimizer, Update, choose_optimizer, from_description
 from .output import say
+from .printable import brief
 from .regression import Targets, squares_of
 from .schedule import Schedule, make_schedule
 from .sgd import Training
 
 _NETWORK_OPTIONS = ("sizes", "activation", "cost", "init", "dtype", "rng")
-_RATES = {False: 3.0, True: 0.03}  # of a regression: one that unsaturated outputs can stand
+_RATES = {False: 3.0, True: 0.03}  # of SGD; of a regression one that unsaturated outputs can stand
 _LARGE = 10.0
 _RUN_OPTIONS = ("data", "delimiter", "decimal", "header", "target", "task", "backend", "precision",
-                "epochs", "learning_rate", "schedule", "nesterov", "l2", "l1", "early_stopping",
+                "epochs", "learning_rate", "schedule", "l2", "l1", "early_stopping",
                 "plot")  # fmt: skip
 
 
@@ -63,17 +64,18 @@ def train(args: Namespace) -> int:
     network_options = _network_options(args) if args.resume is None else None
     net = None if args.resume is None else _saved_network(args)
     args.batch_size = 10 if args.batch_size is None else args.batch_size
-    args.momentum = 0.0 if args.momentum is None else args.momentum
+    optimizer = _optimizer(args, net)
     check_count(args.epochs, "epochs", least=0)
     check_count(args.batch_size, "batch_size")
-    UpdateRule(args.momentum, args.nesterov, args.l2, args.l1)
+    Update(optimizer, args.l2, args.l1)
 
     tell = (lambda text: None) if args.quiet else say
     data = load_data(args.data, form_options(args, net))
     tell(str(data))
     if data.real:
         _advise_scaling(data, tell)
-    rate = _RATES[data.real] if rate is None else rate
+    if rate is None:
+        rate = _RATES[data.real] if isinstance(optimizer, SGD) else optimizer.usual_rate
     schedule = make_schedule(args.schedule, rate, args.epochs or 1)
     if network_options is not None:
         sizes = network_options.pop("sizes")
@@ -99,7 +101,7 @@ def train(args: Namespace) -> int:
         if args.save is not None:
             net.save(args.save)
     else:
-        failed = _fit(args, net, examples, validation, schedule, callbacks)
+        failed = _fit(args, net, examples, validation, schedule, optimizer, callbacks)
     if args.save is not None and failed is None:
         tell(f"saved to {args.save}")
     if args.plot is not None:
@@ -127,7 +129,7 @@ def train(args: Namespace) -> int:
 
 def _fit(
     args: Namespace, net: Network, examples: Pair, validation: Pair, schedule: Schedule,
-    callbacks: list[Any],
+    optimizer: Optimizer, callbacks: list[Any],
 ) -> str | None:  # fmt: skip
     """Train with a line an epoch; whatever ends it, --save holds the state it leaves. Where that
     could not be written another file holds it: a sentence on that."""
@@ -156,9 +158,9 @@ def _fit(
         with np.errstate(all="ignore"):  # divergence is told in a sentence of its own
             net.fit(
                 *examples, epochs=args.epochs, batch_size=args.batch_size,
-                learning_rate=schedule, momentum=args.momentum, nesterov=args.nesterov,
-                l2=args.l2, l1=args.l1, validation=validation, callbacks=callbacks,
-                progress=progress, checkpoint=args.save, resume=args.resume is not None,
+                learning_rate=schedule, optimizer=optimizer, l2=args.l2, l1=args.l1,
+                validation=validation, callbacks=callbacks, progress=progress,
+                checkpoint=args.save, resume=args.resume is not None,
             )  # fmt: skip
     except CheckpointError as error:
         told, elsewhere = _save_elsewhere(net, args.save, error.reason)
@@ -245,17 +247,30 @@ def _split(text: str) -> list[str]:
 
 
 def _saved_network(args: Namespace) -> Network:
-    """The network in --resume, whose run gives --batch-size and --momentum their defaults."""
+    """The network in --resume, whose run gives --batch-size its default."""
     for name in _NETWORK_OPTIONS:
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} is part of {args.resume}: leave it out with --resume")
     net = load(args.resume, args.backend, args.precision)
     if net.training is None:
         raise ValueError(f"{args.resume} holds a network without training: nothing to resume")
-    for name in ("batch_size", "momentum"):
-        if getattr(args, name) is None:
-            setattr(args, name, getattr(net.training, name))
+    if args.batch_size is None:
+        args.batch_size = net.training.batch_size
     return net
+
+
+def _optimizer(args: Namespace, net: Network | None) -> Optimizer:
+    """That of the options; of a resumed run its own, where they say nothing."""
+    given = any(value is not None for value in (args.optimizer, args.momentum, args.nesterov))
+    if net is None or net.training is None or given:
+        return choose_optimizer(args.optimizer or "sgd", args.momentum or 0.0, bool(args.nesterov))
+    found = from_description(net.training.optimizer)
+    if found is None:
+        raise ValueError(
+            f"{args.resume} was trained by an optimizer of its own, "
+            f"{brief(net.training.optimizer['name'])}: continue it in Python, with that optimizer"
+        )
+    return found
 
 
 def _hold_out(data: DataSet) -> tuple[Pair, Pair]:

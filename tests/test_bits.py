@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CUDA, opened
+from oracle import steps
 
 import gpubp
 from gpubp import sgd
@@ -181,14 +182,14 @@ def test_each_mini_batch_has_its_cost(way: gpubp.Backend, cut: Any) -> None:
     rows, costs = np.random.default_rng(1).permutation(61), []
     for where in (way, gpubp.get_backend("reference")):
         net = made(where)
-        plan = sgd.Plan(net.sizes, net.activations, net.cost, 4, net.dtype,
-                        sgd.UpdateRule(l2=1e-2))  # fmt: skip
+        update = sgd.Update(l2=1e-2)
+        plan = sgd.Plan(net.sizes, net.activations, net.cost, 4, net.dtype, update.rule)
         data = [where.asarray(array) for array in (x, y)]
         stepper = where.kernels.Stepper(plan, net.parameters, *data)
         before = where.asnumpy(net.parameters.flat).copy()
-        assert stepper.run(rows[:0], 0.5).shape == (0,)
+        assert stepper.run(*steps(update, rows[:0], 4, 0.5)).shape == (0,)
         np.testing.assert_array_equal(where.asnumpy(net.parameters.flat), before)
-        costs.append(stepper.run(rows, 0.5))
+        costs.append(stepper.run(*steps(update, rows, 4, 0.5)))
         assert (costs[-1].dtype, costs[-1].shape) == (np.float64, (16,))
     assert costs[1][-1] <= costs[1][0] / 2  # of one example
     np.testing.assert_allclose(*costs, rtol=1e-5)
@@ -200,8 +201,9 @@ def test_the_first_epoch_is_as_long_as_the_others(way: gpubp.Backend) -> None:
     net = made(way)
     examples_ = sgd.Examples(*net.check_data(*examples()))
     run = sgd.Run(
-        net, examples_, None, epochs=1, batch_size=4, learning_rate=0.1, momentum=0.5,
-        nesterov=False, l2=0.0, l1=0.0, shuffle=True, callbacks=(), resume=False,
+        net, examples_, None, epochs=1, batch_size=4, learning_rate=0.1,
+        optimizer="sgd", momentum=0.5, nesterov=False, l2=0.0, l1=0.0, shuffle=True, callbacks=(),
+        resume=False,
     )  # fmt: skip
     before = way.asnumpy(net.parameters.flat).copy()
     run.prepare()

@@ -30,7 +30,7 @@ def test_round_trip(backend: str, dtype: str, tmp_path: Path) -> None:
     net.save(tmp_path / "net")
     for loaded in (gpubp.load(tmp_path / "net", backend), gpubp.Network.load(tmp_path / "net")):
         np.testing.assert_array_equal(loaded.parameters.flat, net.parameters.flat)
-        np.testing.assert_array_equal(loaded.parameters.velocity, net.parameters.velocity)
+        np.testing.assert_array_equal(loaded.parameters.state, net.parameters.state)
         assert loaded.sizes == net.sizes
         assert loaded.activations == net.activations
         assert loaded.cost == net.cost
@@ -166,10 +166,10 @@ def test_malformed_header(case: str, tmp_path: Path) -> None:
         ("weights.0", None),
         ("biases.1", None),
         ("history", None),
-        ("velocity", None),
+        ("state", None),
         ("weights.0", np.zeros((4, 6), np.float32)),
         ("weights.0", np.zeros((6, 4), np.float64)),
-        ("velocity", np.zeros(3, np.float32)),
+        ("state", np.zeros((1, 3), np.float32)),
         ("best", np.zeros(3, np.float32)),
         ("history", np.zeros((2, 3))),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
+from oracle import sgd, steps
 
 import gpubp
 from gpubp.activation import get_activations
@@ -20,7 +21,7 @@ from gpubp.kernels.cpu import simd, stepper, threaded
 from gpubp.kernels.cpu.paneled import PanelStepper
 from gpubp.kernels.cpu.stepper import Stepper, choose_engine
 from gpubp.kernels.cpu.tiled import TiledStepper
-from gpubp.optimiser import UpdateRule
+from gpubp.optimizer import Adam, Update
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -29,18 +30,17 @@ N = 203
 
 def case(
     sizes: tuple[int, ...], batch: int, dtype: Any, activation: Any = "sigmoid",
-    cost: str = "quadratic", rule: UpdateRule | None = None, x: str = "uint8", y: str = "labels",
+    cost: str = "quadratic", rule: Update | None = None, x: str = "uint8", y: str = "labels",
 ) -> tuple[Plan, Parameters, Any, Any]:  # fmt: skip
     rng = np.random.default_rng(0)
-    rule = rule or UpdateRule()
+    rule = (rule or sgd()).rule
     activations = get_activations(activation, len(sizes) - 1)
     plan = Plan(sizes, activations, get_cost(cost), batch, np.dtype(dtype), rule)
     parameters = Parameters(np, sizes, dtype)
     for w, b in zip(parameters.weights, parameters.biases, strict=True):
         w[...] = rng.standard_normal(w.shape) / np.sqrt(w.shape[1])
         b[...] = rng.standard_normal(b.shape)
-    if rule.momentum:
-        parameters.velocity = np.zeros_like(parameters.flat)
+    parameters.state = np.zeros((len(rule.state), parameters.flat.size), dtype)
     values = rng.integers(1, 256, (N, sizes[0])) * (rng.random((N, sizes[0])) < 0.3)
     inputs = values.astype(np.uint8) if x == "uint8" else (values / 255).astype(dtype)
     targets: Any = rng.integers(0, sizes[-1], N)
@@ -49,13 +49,16 @@ def case(
     return plan, parameters, inputs, targets
 
 
-def run(make: Any, arguments: tuple[Plan, Parameters, Any, Any]) -> tuple[Any, Any]:
+def run(
+    make: Any, arguments: tuple[Plan, Parameters, Any, Any], rule: Update | None = None
+) -> tuple[Any, Any]:
     plan, parameters, x, y = arguments
+    rule, m = rule or sgd(), plan.batch_size
     order = np.random.default_rng(1).permutation(N)
     engine = make(plan, parameters, x, y)
-    costs = np.append(engine.run(order[:100], 0.3), engine.run(order[100:], 0.1))
-    flats = [parameters.flat] + ([] if parameters.velocity is None else [parameters.velocity])
-    return np.concatenate(flats), costs
+    some = engine.run(*steps(rule, order[:100], m, 0.3))
+    costs = np.append(some, engine.run(*steps(rule, order[100:], m, 0.1, 1 + len(some))))
+    return np.append(parameters.flat, parameters.state), costs
 
 
 def tiled(parts: int, threads: int) -> Any:
@@ -87,8 +90,8 @@ def engine(request: pytest.FixtureRequest) -> Any:
 
 def compare(engine: Any, **arguments: Any) -> None:
     dtype = arguments["dtype"]
-    expected, costs = run(reference.Stepper, case(**arguments))
-    got, my_costs = run(engine, case(**arguments))
+    expected, costs = run(reference.Stepper, case(**arguments), arguments.get("rule"))
+    got, my_costs = run(engine, case(**arguments), arguments.get("rule"))
     bound = {np.float32: 2e-6, np.float64: 1e-14}[dtype]
     error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
     assert error <= bound
@@ -109,10 +112,10 @@ def test_shapes(sizes: tuple[int, ...], batch: int, dtype: Any, engine: Any) -> 
 
 @pytest.mark.parametrize(
     "rule",
-    [UpdateRule(l2=0.01), UpdateRule(l1=0.01), UpdateRule(momentum=0.9),
-     UpdateRule(momentum=0.8, nesterov=True, l2=0.02, l1=0.003)],
+    [sgd(l2=0.01), sgd(l1=0.01), sgd(momentum=0.9),
+     sgd(momentum=0.8, nesterov=True, l2=0.02, l1=0.003), Update(Adam(), l2=0.02)],
 )  # fmt: skip
-def test_update_rules(rule: UpdateRule, engine: Any) -> None:
+def test_update_rules(rule: Update, engine: Any) -> None:
     compare(engine, sizes=(70, 21, 19, 5), batch=10, dtype=np.float64, rule=rule)
 
 
@@ -128,17 +131,17 @@ def test_activations_and_costs(activation: Any, cost: str, y: str, engine: Any) 
             cost=cost, x="float", y=y)  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", [UpdateRule(), UpdateRule(momentum=0.5)])
-def test_sums_in_several_parts(rule: UpdateRule, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rule", [sgd(), sgd(momentum=0.5)])
+def test_sums_in_several_parts(rule: Update, monkeypatch: pytest.MonkeyPatch) -> None:
     # More examples in a mini-batch, and more units in a layer, than one tile sums at once.
     def long(dtype: Any) -> tuple[Plan, Parameters, Any, Any]:
         plan, parameters, x, y = case((1100, 70, 9), 1200, dtype, rule=rule)
         return plan, parameters, np.tile(x, (7, 1)), np.tile(y, 7)
 
     monkeypatch.setattr("test_engines.N", 7 * N)
-    expected, _ = run(reference.Stepper, long(np.float64))
+    expected, _ = run(reference.Stepper, long(np.float64), rule)
     for make in MAKERS.values():
-        found, _ = run(make, long(np.float64))
+        found, _ = run(make, long(np.float64), rule)
         assert np.linalg.norm(found - expected) <= 1e-14 * np.linalg.norm(expected)
 
 
@@ -153,7 +156,7 @@ def test_sparse_x_gives_the_same_bits(x: str, sizes: tuple[int, ...], engine: An
     np.testing.assert_array_equal(again[1], dense[1])
 
 
-@pytest.mark.parametrize("rule", [UpdateRule(), UpdateRule(momentum=0.9, l2=0.01)])
+@pytest.mark.parametrize("rule", [sgd(), sgd(momentum=0.9, l2=0.01), Update(Adam())])
 @pytest.mark.parametrize(
     ("sizes", "some", "others"),
     [((200, 30, 20, 10), tiled(2, 1), tiled(2, 2)),
@@ -161,10 +164,10 @@ def test_sparse_x_gives_the_same_bits(x: str, sizes: tuple[int, ...], engine: An
      (BY_ROWS, panels(1), panels(2)), (BY_ROWS, panels(2), panels(5))],
 )  # fmt: skip
 def test_bits_do_not_depend_on_threads(
-    sizes: tuple[int, ...], some: Any, others: Any, rule: UpdateRule
+    sizes: tuple[int, ...], some: Any, others: Any, rule: Update
 ) -> None:
     one, two, again = (
-        run(make, case(sizes, 22, np.float32, rule=rule)) for make in (some, others, others)
+        run(make, case(sizes, 22, np.float32, rule=rule), rule) for make in (some, others, others)
     )
     np.testing.assert_array_equal(two[0], one[0])
     np.testing.assert_array_equal(two[0], again[0])
@@ -241,7 +244,7 @@ def test_divergence_shows_in_the_cost(make: Any) -> None:
     plan, parameters, x, y = case((20, 9, 3), 10, np.float32, activation="identity")
     engine = make(plan, parameters, x, y)
     with np.errstate(over="ignore"):
-        costs = engine.run(np.tile(np.arange(N), 5), 1e4)
+        costs = engine.run(*steps(sgd(), np.tile(np.arange(N), 5), 10, 1e4))
     assert not np.isfinite(costs).all()
 
 

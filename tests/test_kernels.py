@@ -20,14 +20,14 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from oracle import CUSTOM_ACTIVATIONS, legal_pairs, normwise, pair_id
+from oracle import CUSTOM_ACTIVATIONS, legal_pairs, normwise, pair_id, sgd, steps
 
 import gpubp
 import gpubp.kernels
 from gpubp.activation import ACTIVATIONS, SOFTMAX
 from gpubp.cost import COSTS
 from gpubp.kernels import cpu, reference
-from gpubp.optimiser import UpdateRule
+from gpubp.optimizer import Adam, Lion, RMSprop, Update
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -201,20 +201,24 @@ def test_any_memory_order(dtype: str, poisoned: gpubp.Backend) -> None:
         np.testing.assert_array_equal(found_sum, column_sum)
 
 
-# The Stepper: weights, velocity and costs after 21 steps
+# The Stepper: weights, state and costs after 21 steps
 
 ROWS, BATCH = 40, 9
 RULES = {
-    "plain": UpdateRule(),
-    "momentum": UpdateRule(momentum=0.9),
-    "nesterov": UpdateRule(momentum=0.9, nesterov=True),
-    "l2": UpdateRule(l2=0.03),
-    "small-l2": UpdateRule(l2=1e-6),
-    "l1": UpdateRule(l1=0.01),
-    "l2-l1": UpdateRule(l2=0.03, l1=0.01),
-    "momentum-l2": UpdateRule(momentum=0.5, l2=0.03),
-    "momentum-l1": UpdateRule(momentum=0.5, l1=0.01),
-    "nesterov-l2-l1": UpdateRule(momentum=0.8, nesterov=True, l2=0.03, l1=0.01),
+    "plain": sgd(),
+    "momentum": sgd(momentum=0.9),
+    "nesterov": sgd(momentum=0.9, nesterov=True),
+    "l2": sgd(l2=0.03),
+    "small-l2": sgd(l2=1e-6),
+    "l1": sgd(l1=0.01),
+    "l2-l1": sgd(l2=0.03, l1=0.01),
+    "momentum-l2": sgd(momentum=0.5, l2=0.03),
+    "momentum-l1": sgd(momentum=0.5, l1=0.01),
+    "nesterov-l2-l1": sgd(momentum=0.8, nesterov=True, l2=0.03, l1=0.01),
+    "adam-l2": Update(Adam(), l2=0.03),
+    "amsgrad": Update(Adam(amsgrad=True)),
+    "rmsprop-momentum": Update(RMSprop(momentum=0.5)),
+    "lion-l1": Update(Lion(weight_decay=0.1), l1=0.01),
 }
 
 
@@ -233,11 +237,11 @@ def engines(
 
 @cache
 def train(
-    backend: gpubp.Backend, dtype: str, sizes: Any, activations: Any, cost: Any, rule: UpdateRule,
+    backend: gpubp.Backend, dtype: str, sizes: Any, activations: Any, cost: Any, rule: Update,
     inputs: str, labels: bool, rate: float = 0.05, runs: int = 7, seed: int = 34,
     batch: int = BATCH, engine: tuple[str | None, ...] = (),
 ) -> tuple[Any, Any, Any]:  # fmt: skip
-    """(parameters, velocity, costs), from weights and data that are exact in float32; each run
+    """(parameters, state, costs), from weights and data that are exact in float32; each run
     is two full mini-batches and one of 4 rows. ``engine`` only tells cached results apart."""
     rng = np.random.default_rng(seed)
     rows = max(ROWS, 2 * batch + 4)
@@ -248,21 +252,22 @@ def train(
     parameters = Parameters(backend.xp, sizes, dtype)
     start = rng.standard_normal(parameters.flat.size) / np.sqrt(max(sizes))
     parameters.flat[...] = backend.asarray(start.astype(np.float32))
-    if rule.momentum:
-        parameters.velocity = backend.xp.zeros_like(parameters.flat)
-    plan = Plan(sizes, activations, cost, batch, dtype, rule)
+    state = (len(rule.rule.state), parameters.flat.size)
+    parameters.state = backend.xp.zeros(state, dtype)
+    plan = Plan(sizes, activations, cost, batch, dtype, rule.rule)
     stepper = backend.kernels.Stepper(plan, parameters, backend.asarray(x), backend.asarray(y))
     order = [rng.permutation(rows)[: 2 * batch + 4] for _ in range(runs)]
-    costs = np.concatenate([stepper.run(rows, rate) for rows in order])
-    velocity = np.zeros(0) if parameters.velocity is None else parameters.velocity
-    return backend.asnumpy(parameters.flat), backend.asnumpy(velocity), costs
+    costs = np.concatenate([
+        stepper.run(*steps(rule, rows, batch, rate, 1 + 3 * i)) for i, rows in enumerate(order)
+    ])  # fmt: skip
+    return backend.asnumpy(parameters.flat), backend.asnumpy(parameters.state), costs
 
 
 def check_stepper(
     backend: gpubp.Backend, dtype: str, sizes: Any, activations: Any, cost: Any,
     rule: str = "plain", inputs: str = "float", labels: bool = False, **more: Any,
 ) -> None:  # fmt: skip
-    """float32: within twice the reference's own error, of parameters, velocity and costs each."""
+    """float32: within twice the reference's own error, of parameters, state and costs each."""
     case = (sizes, tuple(activations), cost, RULES[rule], inputs, labels)
     oracle = gpubp.get_backend("reference")
     engine = tuple(map(os.environ.get, ("GPUBP_ENGINE", "GPUBP_CUDA_STEPPER")))
@@ -365,7 +370,7 @@ def test_a_nan_weight_shows_in_the_cost(
     parameters = Parameters(engines.xp, (3, 4, 2), dtype)
     parameters.flat[...] = 0.5
     parameters.weights[0][1, 1] = np.nan
-    plan = Plan((3, 4, 2), (activation, SIGMOID), QUADRATIC, 4, dtype, UpdateRule())
+    plan = Plan((3, 4, 2), (activation, SIGMOID), QUADRATIC, 4, dtype)
     x, y = (engines.asarray(np.ones((4, n)), dtype) for n in (3, 2))
-    costs = engines.kernels.Stepper(plan, parameters, x, y).run(np.arange(4), 0.1)
+    costs = engines.kernels.Stepper(plan, parameters, x, y).run(np.arange(4), np.full((1, 1), 0.1))
     assert np.isnan(costs).tolist() == [True]

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import flat, host
+from oracle import flat, host, steps
+from oracle import sgd as update_by
 from test_engines import case
 from test_sgd import FIT, blobs, network
 
@@ -17,7 +18,7 @@ import gpubp
 from gpubp import sgd
 from gpubp.kernels.cpu.paneled import PanelStepper
 from gpubp.kernels.cpu.tiled import TiledStepper
-from gpubp.optimiser import UpdateRule
+from gpubp.optimizer import Update
 from gpubp.schedule import ReduceOnPlateau
 
 X, Y = blobs(60)
@@ -45,14 +46,14 @@ def test_a_second_fit_begins_at_rest(backend: gpubp.Backend, nesterov: bool) -> 
     how = FIT | {"momentum": 0.9, "nesterov": nesterov}
     net, fresh = network(backend), network(backend)
     net.fit(X, Y, **how)
-    assert host(net, [net.parameters.velocity])[0].any()
+    assert host(net, [net.parameters.state])[0].any()
     fresh.parameters.flat[...] = net.parameters.flat
     fresh.rng.bit_generator.state = net.rng.bit_generator.state
     for one in (net, fresh):
         one.fit(X, Y, **how)
     np.testing.assert_array_equal(flat(net), flat(fresh))
     net.fit(X, Y, **FIT)
-    assert net.parameters.velocity is None
+    assert net.parameters.state.shape == (0, net.parameters.flat.size)
 
 
 COSTS = [5.0, 4.0, 4.0, 4.0, 3.0, 3.0, 3.0, 3.0, 2.0]
@@ -65,8 +66,8 @@ def run_on(costs: list[float], monkeypatch: pytest.MonkeyPatch, **how: Any) -> g
     stepper = net.backend.kernels.Stepper
 
     class Told(stepper):  # type: ignore[name-defined,misc]
-        def run(self, order: Any, learning_rate: float) -> Any:
-            super().run(order, learning_rate)
+        def run(self, order: Any, numbers: Any) -> Any:
+            super().run(order, numbers)
             return np.array([next(coming) * len(order)])
 
     with monkeypatch.context() as patch:
@@ -121,12 +122,12 @@ def test_the_cost_after_a_divergence(
     assert net.training is not None
     assert (net.training.step, net.training.cost) == (7, twin.history.cost[0])
     np.testing.assert_array_equal(flat(net), flat(twin))
-    assert math.isnan(gpubp.sgd.Training(net, 5, 1, 0.0).cost)
+    assert math.isnan(gpubp.sgd.Training(net, 5, 1, {}).cost)
 
 
-@pytest.mark.parametrize("rule", [UpdateRule(l2=0.1, l1=0.01), UpdateRule(0.9, True, 0.1)])
+@pytest.mark.parametrize("rule", [update_by(l2=0.1, l1=0.01), update_by(0.9, True, 0.1)])
 @pytest.mark.parametrize("sizes", [(300, 130, 70, 10), (300, 260, 10), (300, 130, 20, 10)])
-def test_penalties_are_added_when_all_are_there(sizes: tuple[int, ...], rule: UpdateRule) -> None:
+def test_penalties_are_added_when_all_are_there(sizes: tuple[int, ...], rule: Update) -> None:
     """By two threads, one of which may be far behind, as often as it takes to see it."""
     costs = []
     for threads in (1, 2):
@@ -142,12 +143,21 @@ def test_penalties_are_added_when_all_are_there(sizes: tuple[int, ...], rule: Up
         stepper._train = delayed  # type: ignore[method-assign]
         order = np.arange(len(x))
         found = [
-            stepper._run(order[i : i + 8], 0.1, threads) if i < 32 else
-            stepper._run(order[i : i + 24], 0.1, threads)
-            for i in (*range(0, 32, 8), *range(32, len(x) - 23, 24))
+            stepper._run(*in_type(stepper, steps(rule, order[i : i + n], 8, 0.1)), threads)
+            for i, n in (*((i, 8) for i in range(0, 32, 8)),
+                         *((i, 24) for i in range(32, len(x) - 23, 24)))
         ]  # fmt: skip
         costs.append(np.concatenate(found))
     np.testing.assert_array_equal(*costs)
+
+
+def in_type(stepper: Any, given: tuple[Any, Any]) -> tuple[Any, Any]:
+    return given[0], given[1].astype(stepper.plan.dtype)
+
+
+def plain(order: Any) -> tuple[Any, Any]:
+    """What a Stepper of ``two_threads`` takes."""
+    return order, np.full((-(-len(order) // 10), 1), 0.1, np.float32)
 
 
 def two_threads(kind: str) -> Any:
@@ -164,10 +174,10 @@ def test_nobody_is_left_at_the_barrier(
 ) -> None:
     """Ctrl-C may strike the first thread when the second waits for it already."""
     order, right = np.arange(100), two_threads(kind)
-    right.run(order[:0], 0.1)  # compiled
-    expected = right._run(order, 0.1, 2)
+    right.run(*plain(order[:0]))  # compiled
+    expected = right._run(*plain(order), 2)
     stepper = two_threads(kind)
-    stepper.run(order[:0], 0.1)
+    stepper.run(*plain(order[:0]))
     train, left = stepper._train, []
 
     def interrupted(thread: int, *arguments: Any) -> None:
@@ -191,7 +201,7 @@ def test_nobody_is_left_at_the_barrier(
 
             patch.setattr(stepper._pool, "submit", struck_after)
         with pytest.raises(KeyboardInterrupt):
-            stepper._run(order, 0.1, 2)
+            stepper._run(*plain(order), 2)
     for _ in range(200):
         if left:
             break
@@ -200,13 +210,13 @@ def test_nobody_is_left_at_the_barrier(
     again = two_threads(kind)
     stepper.parameters.flat[...] = again.parameters.flat
     stepper._copy(inward=True)
-    np.testing.assert_array_equal(stepper._run(order, 0.1, 2), expected)
+    np.testing.assert_array_equal(stepper._run(*plain(order), 2), expected)
 
 
 @pytest.mark.parametrize("kind", ["tiled", "panels"])
 def test_a_thread_that_fails_is_not_waited_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stepper = two_threads(kind)
-    stepper.run(np.arange(0), 0.1)
+    stepper.run(*plain(np.arange(0)))
     train = stepper._train
 
     def fails(thread: int, *arguments: Any) -> None:
@@ -219,7 +229,7 @@ def test_a_thread_that_fails_is_not_waited_for(kind: str, monkeypatch: pytest.Mo
 
     def run() -> None:
         with pytest.raises(MemoryError, match="its part"):
-            stepper._run(np.arange(100), 0.1, 2)
+            stepper._run(*plain(np.arange(100)), 2)
         ended.set()
 
     threading.Thread(target=run, daemon=True).start()

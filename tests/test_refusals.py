@@ -12,7 +12,7 @@ import gpubp
 from gpubp import schedule
 from gpubp.callbacks import Callback, as_callbacks
 from gpubp.errors import unknown
-from gpubp.optimiser import UpdateRule
+from gpubp.optimizer import SGD, Update
 from gpubp.schedule import Cosine, OneCycle, ReduceOnPlateau, as_schedule
 
 RNG = np.random.default_rng(11)
@@ -231,9 +231,9 @@ def test_layers_are_assigned_one_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: UpdateRule(momentum="a"), "momentum='a' must be a number"),
-        (lambda: UpdateRule(momentum="0.9"), "momentum='0.9' must be a number"),
-        (lambda: UpdateRule(l2=None), "l2=None must be a number"),
+        (lambda: SGD(momentum="a"), "momentum='a' must be a number"),
+        (lambda: SGD(momentum="0.9"), "momentum='0.9' must be a number"),
+        (lambda: Update(l2=None), "l2=None must be a number"),
         (lambda: as_schedule(Cosine), "schedule.Cosine'> must be a finite number above 0"),
         (lambda: as_schedule(lambda epoch: "x").rate(2, gpubp.History()), "learning_rate(2)='x'"),
         (lambda: ReduceOnPlateau(1.0, minimum=2.0), "minimum=2.0 must lie between 0 and initial"),

@@ -8,6 +8,8 @@ import pickle
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from oracle import flat, host
 
 import gpubp
+import gpubp.sgd
 from gpubp.schedule import (
     SCHEDULES,
     Constant,
@@ -74,10 +77,10 @@ def test_how_an_epoch_is_cut_does_not_change_the_weights(
 ) -> None:
     x, y = blobs()
     whole, cut = network(backend), network(backend)
-    for net, pieces in ((whole, 1), (cut, 7)):
-        rate = OneCycle(1.0, 4, per_epoch=pieces)
-        object.__setattr__(rate, "rate", lambda t, history: 0.5)
-        net.fit(x, y, **FIT | {"learning_rate": rate}, momentum=momentum)
+    how = FIT | {"learning_rate": OneCycle(0.5, 4, per_epoch=7), "momentum": momentum}
+    whole.fit(x, y, **how)
+    with pieces_of(3):
+        cut.fit(x, y, **how)
     np.testing.assert_array_equal(flat(whole), flat(cut))
 
 
@@ -259,14 +262,28 @@ class Interrupt(gpubp.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@contextmanager
+def pieces_of(most: int) -> Iterator[None]:
+    """The loop hands over so many mini-batches at once, at most."""
+    count = gpubp.sgd.Run._count
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpubp.sgd.Run, "_count", lambda run: min(most, count(run)))
+        yield
+
+
 def plain_order(rng: np.random.Generator, n: int) -> Any:
     return rng.permutation(n)
 
 
 @pytest.mark.parametrize(
     "rule",
-    [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "l2": 1e-3, "l1": 1e-4}],
-    ids=["plain", "momentum", "nesterov-l2-l1"],
+    [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True, "l2": 1e-3, "l1": 1e-4},
+        {"optimizer": "nadam", "l2": 1e-3},
+    ],
+    ids=["plain", "momentum", "nesterov-l2-l1", "nadam-l2"],
 )
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_resume_after_ctrl_c_is_bitwise_the_unbroken_run(
@@ -279,14 +296,10 @@ def test_resume_after_ctrl_c_is_bitwise_the_unbroken_run(
 
     path = tmp_path / "run.safetensors"
     net = network(backend)
-    # A schedule asked 7 times an epoch makes pieces short enough to be interrupted inside one.
-    short = OneCycle(1.0, 4, per_epoch=7)
-    object.__setattr__(short, "rate", lambda t, history: 0.1)
-    with pytest.raises(KeyboardInterrupt):
+    with pieces_of(3), pytest.raises(KeyboardInterrupt):
         net.fit(
-            x, y, **settings | {"learning_rate": short}, validation=(x, y), checkpoint=path,
-            callbacks=[Interrupt(epoch, 6)],
-        )  # fmt: skip
+            x, y, **settings, validation=(x, y), checkpoint=path, callbacks=[Interrupt(epoch, 6)]
+        )
     assert net.training is not None
     assert (net.training.epoch, 0 < net.training.step < 21) == (epoch, True)
 
@@ -307,7 +320,7 @@ def _copy_of(rng: np.random.Generator) -> np.random.Generator:
 
 def test_saving_at_any_step_resumes_bitwise(tmp_path: Path) -> None:
     x, y = blobs()
-    settings = FIT | {"momentum": 0.9}
+    settings = FIT | {"optimizer": "adam", "learning_rate": 0.01}
     unbroken = network()
     unbroken.fit(x, y, **settings)
 
@@ -315,15 +328,14 @@ def test_saving_at_any_step_resumes_bitwise(tmp_path: Path) -> None:
         def on_interval(self, training: Any) -> None:
             training.network.save(tmp_path / f"{training.epoch}-{training.step}")
 
-    short = OneCycle(1.0, 4, per_epoch=7)
-    object.__setattr__(short, "rate", lambda t, history: 1.0)
-    network().fit(x, y, **settings | {"learning_rate": short}, callbacks=[Save()])
+    with pieces_of(3):
+        network().fit(x, y, **settings, callbacks=[Save()])
     files = list(tmp_path.iterdir())
     assert len(files) >= 28
     for path in files:
         net = gpubp.load(path)
         history = net.fit(x, y, **settings, resume=True)
-        assert history.learning_rate == [1.0] * 4
+        assert history.learning_rate == [0.01] * 4
         np.testing.assert_array_equal(flat(net), flat(unbroken))
 
 
@@ -394,8 +406,8 @@ def test_an_error_inside_a_piece_leaves_the_step_boundary(
     class Broken(kernels.Stepper):  # type: ignore[name-defined,misc]
         calls = 0
 
-        def run(self, order: Any, learning_rate: float) -> Any:
-            costs = super().run(order, learning_rate)
+        def run(self, order: Any, numbers: Any) -> Any:
+            costs = super().run(order, numbers)
             Broken.calls += 1
             if Broken.calls == 4:
                 raise KeyboardInterrupt

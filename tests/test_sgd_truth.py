@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import book_epoch, host, normwise
+from oracle import book_epoch, host, normwise, sgd, steps
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 import gpubp
 from gpubp.initialise import INITIALISERS
-from gpubp.optimiser import UpdateRule
+from gpubp.optimizer import SGD, Adam
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -80,12 +80,12 @@ def test_stepper_is_the_books_loop_on_uint8(backend: gpubp.Backend) -> None:
     net = gpubp.Network([6, 5, 4], backend=backend, dtype="float64", rng=14)
     weights = [w.copy() for w in host(net, net.weights)]
     biases = [b.reshape(-1, 1).copy() for b in host(net, net.biases)]
-    plan = Plan(net.sizes, net.activations, net.cost, 4, "float64", UpdateRule())
+    plan = Plan(net.sizes, net.activations, net.cost, 4, "float64")
     parameters: Parameters = net.parameters
     stepper = backend.kernels.Stepper(plan, parameters, *map(backend.asarray, (x, y)))
     for _ in range(3):
         order = rng.permutation(23)
-        stepper.run(order, 0.7)
+        stepper.run(*steps(sgd(), order, 4, 0.7))
         book_epoch(weights, biases, "sigmoid", "quadratic", x / 255, np.eye(4)[y], order, 4, 0.7)
     assert worst(net, weights, [b[:, 0] for b in biases]) <= 1e-12
 
@@ -153,6 +153,7 @@ RULES: dict[str, dict[str, Any]] = {
     "plain": {"momentum": 0.0, "nesterovs_momentum": False},
     "momentum": {"momentum": 0.9, "nesterovs_momentum": False},
     "nesterov": {"momentum": 0.9, "nesterovs_momentum": True},
+    "adam": {"solver": "adam"},
 }
 
 
@@ -160,8 +161,9 @@ RULES: dict[str, dict[str, Any]] = {
 def sklearn_run(activation: str, rule: str, alpha: float, rows: int | None = None) -> MLPClassifier:
     """Mini-batches of 50, 15 epochs, float64: on all rows 540 steps, the last of each epoch 47."""
     model = MLPClassifier(
-        (20,), activation=activation, solver="sgd", alpha=alpha, batch_size=50, max_iter=15,
-        learning_rate_init=0.2 if rule == "plain" else 0.02, random_state=5, tol=0.0, **RULES[rule],
+        (20,), activation=activation, alpha=alpha, batch_size=50, max_iter=15, random_state=5,
+        learning_rate_init={"plain": 0.2, "adam": 0.002}.get(rule, 0.02), tol=0.0,
+        **{"solver": "sgd"} | RULES[rule],
     )  # fmt: skip
     x, y = digits()
     return quiet_fit(model, x[:rows], y[:rows])
@@ -175,7 +177,8 @@ def check_against_sklearn(
     x, y = digits()
     history = net.fit(
         x[:rows], y[:rows], epochs=15, batch_size=50, learning_rate=model.learning_rate_init,
-        momentum=model.momentum, nesterov=model.nesterovs_momentum, l2=l2, shuffle=shuffle,
+        l2=l2, shuffle=shuffle, optimizer=Adam(epsilon_hat=True) if model.solver == "adam" else
+        SGD(model.momentum, model.momentum > 0 and model.nesterovs_momentum),
     )  # fmt: skip
     assert model.n_iter_ == 15
     assert worst(net, [w.T for w in model.coefs_], model.intercepts_) <= bound
@@ -224,7 +227,7 @@ def gallery_run(rule: str) -> MLPClassifier:
 
 @pytest.mark.usefixtures("one_blas_thread")
 @pytest.mark.long_on_the_stand_in("nesterov")
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", PUBLISHED)
 def test_sklearn_gallery_to_all_six_digits(rule: str, backend: gpubp.Backend) -> None:
     x, y = digits()
     model = gallery_run(rule)
@@ -267,9 +270,9 @@ def start_and_orders(backend: Any, dtype: str, init: str) -> tuple[Any, list[Any
     kernels, seen = net.backend.kernels, []
 
     class Recorder(kernels.Stepper):  # type: ignore[misc, name-defined]
-        def run(self, order: Any, learning_rate: float) -> Any:
+        def run(self, order: Any, numbers: Any) -> Any:
             seen.extend(np.asarray(order).tolist())
-            return super().run(order, learning_rate)
+            return super().run(order, numbers)
 
     start = net.backend.asnumpy(net.parameters.flat).copy()
     with pytest.MonkeyPatch.context() as patch:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gpubp
+from gpubp.optimizer import from_description
 from gpubp.tensorfile import read_tensors, write_tensors
 
 RNG = np.random.default_rng(2)
@@ -62,7 +63,7 @@ def assert_same(one: gpubp.Network, two: gpubp.Network) -> None:
     assert (one.training is None) == (two.training is None)
     if one.training is None or two.training is None:
         return
-    np.testing.assert_equal(one.parameters.velocity, two.parameters.velocity)
+    np.testing.assert_equal(one.parameters.state, two.parameters.state)
     mine, theirs = vars(one.training).copy(), vars(two.training).copy()
     for state in (mine, theirs):
         del state["network"]
@@ -189,9 +190,26 @@ HOSTILE: list[tuple[str, str, Any, str]] = [
     ("PCG64", "cost.name", "n" * 2001, "at most 2000 characters"),
     ("PCG64", "cost.unit_interval", 1, "not true or false"),
     ("PCG64", "sizes.0", "4", "not an integer from 1"),
-    ("PCG64", "training.momentum", 1, "not a number in [0, 1)"),
-    ("PCG64", "training.momentum", 10**400, "not a number in [0, 1)"),
-    ("PCG64", "training.momentum", 0, "a tensor 'velocity' that nothing asks for"),
+    ("PCG64", "training.optimizer.settings.momentum", 1, "momentum=1.0 must lie in [0, 1)"),
+    ("PCG64", "training.optimizer.settings.momentum", 10**400, "not a finite number"),
+    ("PCG64", "training.optimizer.settings.momentum", "0.5", "not a finite number"),
+    ("PCG64", "training.optimizer.settings.momentum", 0, "a tensor 'state' that nothing"),
+    ("PCG64", "training.optimizer.settings.nesterov", 1, "nesterov=1 must be True or False"),
+    ("PCG64", "training.optimizer.settings.mu", 0.5, "unexpected keyword argument 'mu'"),
+    ("PCG64", "training.optimizer.settings", {"n" * i: 1 for i in range(65)}, "at most 64 numbers"),
+    ("PCG64", "training.optimizer.settings", [0.5], "not an object of at most 64"),
+    ("PCG64", "training.optimizer", {"name": "adam", "settings": {}}, "state of shape (1, "),
+    (
+        "PCG64",
+        "training.optimizer",
+        {"name": "sgd", "settings": {}},
+        "a tensor 'state' that nothing",
+    ),
+    ("PCG64", "training.optimizer.name", "sgdm", "not one of sgd, adam, "),
+    ("PCG64", "training.optimizer.name", "s\x1b[31m" * 9000, "not at most 20000 characters"),
+    ("PCG64", "training.optimizer.name", 3, "not at most 20000 characters"),
+    ("PCG64", "training.optimizer.formulas", "w = w", "'sgd' with formulas of its own"),
+    ("PCG64", "training.optimizer.more", 1, "training.optimizer with an unknown 'more'"),
     ("PCG64", "training.seconds", -1.0, "not negative"),
     ("PCG64", "training.seconds", 10**400, "not negative"),
     ("PCG64", "training.cost_sum", 10**400, "not a number"),
@@ -316,7 +334,7 @@ def test_whatever_stands_in_a_header_it_is_refused_or_works(
         run = {"epochs": 1, "batch_size": 4, "learning_rate": 0.1}
         if t is not None and t.examples == len(X):
             run = {"epochs": t.epoch + 1, "batch_size": t.batch_size, "learning_rate": 0.1,
-                   "momentum": t.momentum, "resume": True}  # fmt: skip
+                   "optimizer": from_description(t.optimizer), "resume": True}  # fmt: skip
         net.fit(X, Y, **run)
         net.save(tmp_path / "again")
         gpubp.load(tmp_path / "again", "reference")

@@ -27,7 +27,6 @@ from gpubp.activation import ACTIVATIONS, SOFTMAX, Softmax
 from gpubp.backprop import bp1
 from gpubp.cost import COSTS, example_cost
 from gpubp.initialise import INITIALISERS
-from gpubp.optimiser import UpdateRule
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -228,9 +227,10 @@ def _output_by_stepper(
     n = len(z)
     parameters = Parameters(backend.xp, (n, n), dtype)
     parameters.weights[0] = np.eye(n, dtype=dtype)
-    plan = Plan((n, n), (output,), cost, 1, dtype, UpdateRule())
+    plan = Plan((n, n), (output,), cost, 1, dtype)
     rows = [backend.asarray(np.array([part], dtype)) for part in (z, y)]
-    (value,) = backend.kernels.Stepper(plan, parameters, *rows).run(np.zeros(1, np.int64), 1.0)
+    stepper = backend.kernels.Stepper(plan, parameters, *rows)
+    (value,) = stepper.run(np.zeros(1, np.int64), np.ones((1, 1)))
     return value, -backend.asnumpy(parameters.biases[0]).astype(float)
 
 

@@ -46,7 +46,9 @@ I = types.int64
 ANY = 1 << 40
 
 '''
-_HEADER = _IMPORTS + '''
+_HEADER = (
+    _IMPORTS
+    + """
 @kept_cfunc(types.float64(I, I, I, P, P, P, P, P))
 def kernel(m, step, n, z_, a_, v_, y_, out_):
     z_, a_, v_, y_, out_ = (
@@ -56,7 +58,8 @@ def kernel(m, step, n, z_, a_, v_, y_, out_):
     blocks = (n + lanes - 1) // lanes
     zero, one = T(0), T(1)
     cost = 0.0
-'''
+"""
+)
 
 _EACH = """
     for j in range(blocks):
@@ -210,17 +213,15 @@ def rule_kernel(rule: UpdateRule, weights: bool, dtype: str) -> int:
     def lines(indent: int, each: Iterable[str]) -> str:
         return f"\n{' ' * indent}".join(each) or "pass"
 
+    kept = {own(name): f"at_state, {k} * apart + i" for k, name in enumerate(rule.state)}
     steps = rule.weight_steps if weights else rule.steps
+    numbers = enumerate(map(own, rule.numbers))
     text = _RULE.format(
         dtype=dtype,
-        numbers=lines(4, (f"{own(n)} = splat(at_numbers[{i}])" for i, n in enumerate(rule.numbers))),
-        loads=lines(
-            8, (f"{own(s)} = load(at_state, {k} * apart + i)" for k, s in enumerate(rule.state))
-        ),
+        numbers=lines(4, (f"{name} = splat(at_numbers[{i}])" for i, name in numbers)),
+        loads=lines(8, (f"{name} = load({place})" for name, place in kept.items())),
         steps=lines(8, (f"{own(t)} = {lanewise(formula.renamed(own))}" for t, formula in steps)),
-        stores=lines(
-            8, (f"store(at_state, {k} * apart + i, {own(s)})" for k, s in enumerate(rule.state))
-        ),
+        stores=lines(8, (f"store({place}, {name})" for name, place in kept.items())),
     )
     return int(load_generated(_IMPORTS.format(dtype=dtype) + text).kernel.address)
 

@@ -36,8 +36,8 @@ def call_kernel(
 
 @intrinsic
 def call_rule(
-    typing: Any, address: Any, count: Any, w: Any, w0: Any, g: Any, g0: Any, state: Any, state0: Any,
-    apart: Any, numbers: Any, number0: Any,
+    typing: Any, address: Any, count: Any, w: Any, w0: Any, g: Any, g0: Any,
+    state: Any, state0: Any, apart: Any, numbers: Any, number0: Any,
 ) -> Any:  # fmt: skip
     """``kernel(count, w, g, state, apart, numbers)`` at ``address``; see ``blocks.rule_kernel``."""
     size = types.int64

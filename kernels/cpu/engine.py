@@ -17,6 +17,7 @@ from numba import njit
 
 from gpubp.kernels.cpu.calls import barrier, call_kernel, call_rule
 from gpubp.kernels.cpu.machine_code import kept_jit
+from gpubp.kernels.cpu.penalty import penalty
 from gpubp.kernels.cpu.rows import (
     as_float,
     compress,
@@ -27,7 +28,6 @@ from gpubp.kernels.cpu.rows import (
     steps,
     transpose,
 )
-from gpubp.kernels.cpu.penalty import penalty
 from gpubp.kernels.cpu.simd import get, lane_count, load, put, splat, store
 from gpubp.kernels.cpu.sparse import write_row
 from gpubp.kernels.cpu.tile import CHUNK, forward_tile, update_tile

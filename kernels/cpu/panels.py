@@ -32,6 +32,7 @@ from numba import int32, njit
 
 from gpubp.kernels.cpu.calls import barrier, call_kernel, call_rule
 from gpubp.kernels.cpu.machine_code import kept_jit
+from gpubp.kernels.cpu.penalty import penalty
 from gpubp.kernels.cpu.rows import (
     any_bits,
     as_float,
@@ -43,7 +44,6 @@ from gpubp.kernels.cpu.rows import (
     no_lanes,
     transpose,
 )
-from gpubp.kernels.cpu.penalty import penalty
 from gpubp.kernels.cpu.simd import first_lanes, get, lane_count, load, prefetch, put, splat, store
 from gpubp.kernels.cpu.sparse import write_row
 from gpubp.kernels.cpu.tile import product_tile
@@ -266,8 +266,8 @@ def train(
     zero = one - one
     together = threads > 1
     # Where it is ``fused``, plain SGD goes from the tile into the weights; other rules, penalties
-    # and sums in several parts by way of ``room``. (L2 as a factor 1 - eta l2 would not need it, but
-    # in float32 a small eta l2 rounds away.)
+    # and sums in several parts by way of ``room``. (L2 as a factor 1 - eta l2 would not need it,
+    # but in float32 a small eta l2 rounds away.)
     buffered = not fused or batch > PART
     for start in range(0, order.size, batch):
         m = min(batch, order.size - start)

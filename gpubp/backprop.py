@@ -99,14 +99,21 @@ def backprop(
     cost: Cost,
     x: Array,
     y: Array,
+    importance: Array | None = None,
 ) -> Gradients:
-    """The gradient of the mean cost over the rows of x (m, n_1) and y (m, n_L)."""
+    """The gradient of the mean cost over the rows of x (m, n_1) and y (m, n_L).
+
+    ``importance`` (m,) are the examples' weights, of mean 1, by which C and delta are multiplied.
+    """
     z, a = feedforward(xp, weights, biases, sigma, x)
+    c = example_cost(xp, sigma[-1], cost, z[-1], a[-1], y)
     delta = [bp1(xp, kernels, z[-1], a[-1], y, sigma[-1], cost)]
+    if importance is not None:
+        c, delta = importance * c, [importance[:, None] * delta[0]]
     for l in reversed(range(len(weights) - 1)):
         delta.insert(0, bp2(kernels, weights[l + 1], delta[0], z[l], a[l], sigma[l]))
     return Gradients(
-        cost=float(example_cost(xp, sigma[-1], cost, z[-1], a[-1], y).mean(dtype=float)),
+        cost=float(c.mean(dtype=float)),
         z=z,
         a=a,
         delta=delta,

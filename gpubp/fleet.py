@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -31,7 +32,8 @@ from .optimizer import Optimizer
 from .plan import threads_at_hand
 from .printable import brief
 from .schedule import Schedule
-from .sgd import Bar, Examples, Piece, Run, Shuffle, check_validation
+from .sgd import Bar, Examples, Piece, Run, Shuffle, check_examples, check_validation
+from .weighting import ClassWeight
 
 _TURN_SECONDS = 1.0  # a network trains before the next has its turn
 
@@ -133,7 +135,9 @@ class Fleet(Sequence[Network]):
         l2: float | Sequence[float] = 0.0,
         l1: float | Sequence[float] = 0.0,
         shuffle: Shuffle | Sequence[Shuffle] = True,
-        validation: tuple[Any, Any] | None = None,
+        sample_weight: Any = None,
+        class_weight: ClassWeight = None,
+        validation: tuple[Any, ...] | None = None,
         folds: Iterable[tuple[Any, Any]] | None = None,
         callbacks: Sequence[Any] | Callable[[int], Sequence[Any]] = (),
         progress: bool | None = None,
@@ -148,8 +152,10 @@ class Fleet(Sequence[Network]):
         finite weights, and its row of the result the DivergenceError; the others go on.
 
         Args:
-            x, y: the examples that all networks share.
-            validation: a pair (x, y), evaluated after each epoch of each network.
+            x, y: the examples that all networks share; ``sample_weight`` and ``class_weight`` are
+                theirs. "balanced" is meant of each fold's training rows.
+            validation: a pair (x, y) or a triple (x, y, sample_weight), evaluated after each epoch
+                of each network.
             folds: in its place, one pair (training rows, validation rows) a network, as
                 scikit-learn's ``KFold(n).split(x)`` gives them: it trains as on ``x[rows]``, which
                 is not copied. Rows may repeat; for no validation rows give ``None``.
@@ -175,7 +181,7 @@ class Fleet(Sequence[Network]):
         settings = {name: _each(name, value, len(self)) for name, value in given.items()}
         if isinstance(callbacks, Iterable):
             callbacks = list(callbacks)
-        data = _Data(self._networks, x, y, validation, folds)
+        data = _Data(self._networks, x, y, sample_weight, validation, folds)
         threads = max(1, threads_at_hand() // len(self))
         with training_alone(self._networks):
             runs = []
@@ -183,7 +189,7 @@ class Fleet(Sequence[Network]):
                 own = {name: values[i] for name, values in settings.items()}
                 with network.backend.device(), _naming(i):
                     runs.append(
-                        Run(network, *data.of(i), **own, resume=resume,
+                        Run(network, *data.of(i), **own, class_weight=class_weight, resume=resume,
                             callbacks=callbacks(i) if callable(callbacks) else callbacks,
                             threads=threads)
                     )  # fmt: skip
@@ -268,11 +274,13 @@ class _Data:
     networks that take them in the same form, and of them the rows of each one's fold."""
 
     def __init__(
-        self, networks: Sequence[Network], x: Any, y: Any, validation: Any, folds: Any
-    ) -> None:
+        self, networks: Sequence[Network], x: Any, y: Any, sample_weight: Any, validation: Any,
+        folds: Any,
+    ) -> None:  # fmt: skip
         if folds is not None and validation is not None:
             raise ValueError("pass validation or folds, which have validation rows, not both")
-        self._networks, self._x, self._y, self._validation = networks, x, y, validation
+        self._networks, self._given = networks, (x, y, sample_weight)
+        self._validation = validation
         self._folds = None if folds is None else _list_folds(folds, len(networks))
         self._shared: dict[Any, tuple[Examples, Examples | None]] = {}
 
@@ -283,9 +291,9 @@ class _Data:
             network.cost.unit_interval,
         )  # fmt: skip
         if form not in self._shared:
-            checked = network.check_data(self._x, self._y)
+            found, near = check_examples(network, *self._given), network.backend.near
             self._shared[form] = (
-                Examples(*map(network.backend.near, checked)),
+                replace(found, x=near(found.x), y=near(found.y)),
                 check_validation(network, self._validation),
             )
         examples, validation = self._shared[form]
@@ -325,7 +333,7 @@ def _some(examples: Examples, rows: Any, name: str) -> Examples:
         raise ValueError(
             f"{name} name the row {low if low < 0 else high}, but x has rows 0 to {last}"
         )
-    return Examples(examples.x, examples.y, rows.astype(np.int64, copy=False))
+    return replace(examples, rows=rows.astype(np.int64, copy=False))
 
 
 def _groups(runs: Sequence[Run]) -> Iterator[tuple[list[int], Any]]:
@@ -492,7 +500,7 @@ class _Together:
         pieces = self._next
         for _ in hands.map(Run.order, [piece.run for piece in pieces if not piece.rows.start]):
             pass
-        asked = [(piece.run.stepper, piece.order, piece.numbers) for piece in pieces]
+        asked = [(piece.run.stepper, *piece.asked) for piece in pieces]
         started = time.perf_counter()
         costs = self._side_by_side.run(asked)
         seconds = time.perf_counter() - started

@@ -37,6 +37,7 @@ from .printable import brief
 from .schedule import Schedule
 from .sgd import Shuffle, Training
 from .sgd import fit as sgd_fit
+from .weighting import ClassWeight, check_weights
 
 if TYPE_CHECKING:
     from .explain import GradCheck, Health, Trace
@@ -284,32 +285,36 @@ class Network:
         return np.asarray(a / a.sum(axis=1, keepdims=True))
 
     @_at_home
-    def evaluate(self, x: Any, y: Any) -> Evaluation:
-        """Mean cost and accuracy over x (n, n_1) and y, in bounded memory.
+    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> Evaluation:
+        """Mean cost and accuracy over x (n, n_1) and y, in bounded memory; with ``sample_weight``
+        (n,) s_i, sum_i s_i C_i / sum_i s_i and the same of the examples that are right.
 
         Accuracy is the share of rows whose class (see ``predict``) is that of y; y names classes
         as labels, as unit vectors, or for one output as 0 and 1. It is ``None`` for other targets,
         and where ``predict`` gives no classes.
         """
-        return self.evaluate_checked(*self.check_data(x, y))
+        x, y = self.check_data(x, y)
+        return self.evaluate_checked(x, y, check_weights(self.backend.xp, sample_weight, len(y)))
 
     @_at_home
-    def evaluate_checked(self, x: Any, y: Any) -> Evaluation:
-        """``evaluate`` for x and y that have been through it once, as the loop's validation has."""
+    def evaluate_checked(self, x: Any, y: Any, weights: Any = None) -> Evaluation:
+        """``evaluate`` for what has been through its checks, as the loop's validation has."""
         xp, score = self.backend.xp, getattr(self.backend.kernels, "score", None)
+        n: float = x.shape[0] if weights is None else float(weights.sum())
         total: float
-        right: int
-        if score is not None:
+        right: float
+        if score is not None and weights is None:
             total, right = score(self.parameters, self.activations, self.cost, x, y)
         else:
-            total, right = 0.0, 0
+            total, right = 0.0, 0.0
             for rows, z, a in self._forward_chunks(x):
                 targets = as_targets(xp, y[rows], self.sizes[-1], self.dtype)
+                s = xp.ones(len(a)) if weights is None else xp.asarray(weights[rows])
                 c = example_cost(xp, self.activations[-1], self.cost, z, a, targets)
-                total += float(c.sum(dtype=float))
-                right += int((classes_of(xp, a) == classes_of(xp, targets)).sum())
+                total += float((s * c).sum(dtype=float))
+                right += float((s * (classes_of(xp, a) == classes_of(xp, targets))).sum())
         judged = self.is_classifier and names_classes(y)
-        return Evaluation(total / x.shape[0], right / x.shape[0] if judged else None)
+        return Evaluation(total / n, right / n if judged else None)
 
     def fit(
         self,
@@ -325,7 +330,9 @@ class Network:
         l2: float = 0.0,
         l1: float = 0.0,
         shuffle: Shuffle = True,
-        validation: tuple[Any, Any] | None = None,
+        sample_weight: Any = None,
+        class_weight: ClassWeight = None,
+        validation: tuple[Any, ...] | None = None,
         callbacks: Sequence[Any] = (),
         progress: bool | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -349,7 +356,11 @@ class Network:
                 lambda / n. Biases are not penalised.
             shuffle: draw a new order each epoch; ``False`` keeps the order given; a callable
                 (rng, n) -> indices makes its own.
-            validation: a pair (x, y), evaluated after each epoch.
+            sample_weight: (n,) weights s_i that are not negative: the cost of a mini-batch is
+                sum_i s_i C_i / sum_i s_i.
+            class_weight: of labels, {class: weight}, 1 for those that it does not name, or
+                "balanced", n / (classes * examples of the class); multiplied with the above.
+            validation: a pair (x, y) or a triple (x, y, sample_weight), evaluated after each epoch.
             callbacks: :class:`~gpubp.Callback` objects such as :class:`~gpubp.EarlyStopping`, or
                 functions called after each epoch.
             progress: ``None`` shows a progress bar on a terminal only; ``True`` always, ``False``
@@ -375,7 +386,8 @@ class Network:
             return sgd_fit(
                 self, x, y, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
                 optimizer=optimizer, momentum=momentum, nesterov=nesterov, l2=l2, l1=l1,
-                shuffle=shuffle, validation=validation, callbacks=callbacks, progress=progress,
+                shuffle=shuffle, sample_weight=sample_weight, class_weight=class_weight,
+                validation=validation, callbacks=callbacks, progress=progress,
                 checkpoint=checkpoint, resume=resume,
             )  # fmt: skip
 

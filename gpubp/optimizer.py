@@ -593,7 +593,7 @@ def get_optimizer(optimizer: str | Optimizer) -> Optimizer:
 def from_description(stored: Mapping[str, Any]) -> Optimizer | None:
     """The optimizer of that name and settings; None of one that is not built in."""
     kind = OPTIMIZERS.get(stored["name"])
-    return kind and kind(**stored["settings"])
+    return None if kind is None else kind(**stored["settings"])
 
 
 def choose_optimizer(optimizer: str | Optimizer, momentum: float, nesterov: bool) -> Optimizer:

@@ -18,7 +18,8 @@ class Plan:
     ``sizes`` are (n_1, ..., n_L); ``activations`` one a layer with weights; ``batch_size`` the
     rows of a full mini-batch; ``dtype`` "float32" or "float64"; ``precision`` "tf32" or "bf16" for
     products on a GPU's tensor cores, or ``None`` for dtype's own; ``threads`` the processors'
-    threads it may use at most, ``None`` for all at hand. It decides on speed alone, never on bits.
+    threads it may use at most, ``None`` for all at hand: it decides on speed alone, never on bits;
+    ``weighted`` whether examples have weights.
     """
 
     sizes: tuple[int, ...]
@@ -29,6 +30,7 @@ class Plan:
     rule: UpdateRule = PLAIN
     precision: str | None = None
     threads: int | None = None
+    weighted: bool = False
 
 
 MOST_THREADS = 1024

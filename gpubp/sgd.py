@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from .optimizer import Optimizer, Update, choose_optimizer
 from .output import Unfailing
 from .plan import Plan
 from .schedule import as_schedule
+from .weighting import ClassWeight, check_weights, class_weights
 
 if TYPE_CHECKING:
     from .network import Network
@@ -113,11 +114,26 @@ def _added(total: float, costs: Any) -> float:
 
 @dataclass(frozen=True)
 class Examples:
-    """Checked x (n, n_1) and y, or of them the examples that ``rows`` names, in that order."""
+    """Checked x (n, n_1), y and, unless all count alike, ``weights`` (n,) float64; or of them the
+    examples that ``rows`` names, in that order."""
 
     x: Any
     y: Any
     rows: Any = None
+    weights: Any = None
+
+    def by_class(self, network: Network, class_weight: ClassWeight) -> Examples:
+        """The same, with the weights of their classes."""
+        xp, outputs = network.backend.xp, network.sizes[-1]
+        weights = class_weights(xp, class_weight, self.y, outputs, self.rows)
+        return replace(self, weights=weights if self.weights is None else weights * self.weights)
+
+    def taken(self, take: Callable[[Any, Any], Any]) -> tuple[Any, Any, Any]:
+        """(x, y, weights) of the rows named, as ``take`` finds them in an array."""
+        if self.rows is None:
+            return self.x, self.y, self.weights
+        weights = None if self.weights is None else self.weights[self.rows]
+        return take(self.x, self.rows), take(self.y, self.rows), weights
 
     def __len__(self) -> int:
         return int(self.x.shape[0]) if self.rows is None else len(self.rows)
@@ -126,8 +142,8 @@ class Examples:
 @dataclass(eq=False)
 class Piece:
     """Mini-batches that a run trains on next: ``rows`` of its epoch's order, and of each mini-batch
-    the ``numbers`` of the update rule. Who has trained it on them says at what ``costs``, as the
-    Stepper returned them, and in how many ``seconds``."""
+    the ``numbers`` of the update rule. Who has trained it on them, giving its Stepper what is
+    ``asked``, says at what ``costs``, as the Stepper returned them, and in how many ``seconds``."""
 
     run: Run
     rows: slice
@@ -139,6 +155,22 @@ class Piece:
     def order(self) -> Any:
         """Their examples, as rows of x."""
         return self.run.order()[self.rows]
+
+    @property
+    def asked(self) -> tuple[Any, ...]:
+        """The examples, numbers and, where examples have weights, their importance."""
+        return self.run.asked(self.order, self.numbers)
+
+
+def importance_of(weights: Any, batch_size: int) -> Any:
+    """Each example's weight beside the mean of its mini-batch's, by which its cost and delta^L are
+    multiplied, so that a mini-batch's cost is sum_i s_i C_i / sum_i s_i. Where all weights of a
+    mini-batch are 0 its cost and gradient are 0, too."""
+    starts = np.arange(0, len(weights), batch_size)
+    totals = np.add.reduceat(weights, starts) if len(weights) else np.zeros(0)
+    counts = np.diff(starts, append=len(weights))
+    factors = np.divide(counts, totals, out=np.zeros(len(starts)), where=totals > 0)
+    return weights * np.repeat(factors, counts)
 
 
 class Run:
@@ -155,7 +187,8 @@ class Run:
         self, network: Network, examples: Examples, validation: Examples | None, *,
         epochs: int, batch_size: int, learning_rate: Any, optimizer: str | Optimizer,
         momentum: float, nesterov: bool, l2: float, l1: float, shuffle: Shuffle,
-        callbacks: Sequence[Any], resume: bool, threads: int | None = None,
+        callbacks: Sequence[Any], resume: bool, class_weight: ClassWeight = None,
+        threads: int | None = None,
     ) -> None:  # fmt: skip
         self.epochs = check_count(epochs, "epochs", least=0)
         batch_size = check_count(batch_size, "batch_size")
@@ -172,10 +205,12 @@ class Run:
         for callback in self.callbacks:
             callback.check(validation is not None)
         self.network, self.parameters = network, network.parameters
+        if class_weight is not None:
+            examples = examples.by_class(network, class_weight)
         self.examples, self.validation, self.shuffle = examples, validation, shuffle
         self.plan = Plan(
             network.sizes, network.activations, network.cost, batch_size, network.dtype,
-            self.update.rule, network.precision, threads,
+            self.update.rule, network.precision, threads, examples.weights is not None,
         )  # fmt: skip
         self.resume = resume
         if resume:
@@ -257,6 +292,12 @@ class Run:
                 )
         return np.array(rates, np.float64)[of_step]
 
+    def asked(self, order: Any, numbers: Any) -> tuple[Any, ...]:
+        """What the Stepper is given to train on these examples."""
+        if not self.plan.weighted:
+            return order, numbers
+        return order, numbers, importance_of(self.examples.weights[order], self.plan.batch_size)
+
     def _count(self) -> int:
         """Mini-batches in the next piece: up to the pace or the epoch's end."""
         return min(self.pace, self.training.steps - self.training.step)
@@ -282,8 +323,8 @@ class Run:
         self.prepare()
         with closing(self.pieces(interrupted, bar)) as pieces:
             for piece in pieces:
-                order, started = piece.order, time.perf_counter()
-                piece.costs = self.stepper.run(order, piece.numbers)
+                asked, started = piece.asked, time.perf_counter()
+                piece.costs = self.stepper.run(*asked)
                 piece.seconds = time.perf_counter() - started
 
     def pieces(self, interrupted: Callable[[], bool], bar: Bar) -> Generator[Piece, None, None]:
@@ -320,10 +361,7 @@ class Run:
         self.order()  # an epoch that was stopped at its very end and resumed has drawn it too
         evaluation, rate = None, float(self.rates(t.steps - 1, 1)[0])
         if self.validation is not None:
-            x, y, rows = self.validation.x, self.validation.y, self.validation.rows
-            if rows is not None:
-                x, y = self._take(x, rows), self._take(y, rows)
-            evaluation = self.network.evaluate_checked(x, y)
+            evaluation = self.network.evaluate_checked(*self.validation.taken(self._take))
         t.history.append(
             Epoch(
                 t.epoch, t.cost_sum / t.examples, t.seconds, rate,
@@ -346,7 +384,7 @@ class Run:
         for i, step in enumerate(range(t.step, t.step + len(numbers))):
             rows = order[step * m : (step + 1) * m]
             before = self._snapshot()
-            costs = self.stepper.run(rows, numbers[i : i + 1])
+            costs = self.stepper.run(*self.asked(rows, numbers[i : i + 1]))
             finite_cost = bool(np.isfinite(costs).all())
             if finite_cost and self._finite():
                 t.cost_sum = _added(t.cost_sum, costs)
@@ -438,11 +476,11 @@ class Bar:
 
 
 def fit(
-    network: Network, x: Any, y: Any, *, validation: Any, progress: bool | None, checkpoint: Any,
-    **settings: Any,
+    network: Network, x: Any, y: Any, *, sample_weight: Any, validation: Any,
+    progress: bool | None, checkpoint: Any, **settings: Any,
 ) -> History:  # fmt: skip
     """Mini-batch SGD; the arguments are those of :meth:`gpubp.Network.fit`."""
-    examples = Examples(*network.check_data(x, y))
+    examples = check_examples(network, x, y, sample_weight)
     run = Run(network, examples, check_validation(network, validation), **settings)
     keeper = None if checkpoint is None else Keeper(network, checkpoint, run.resume)
     run.prepare()  # what cannot be had for it is said before anything changes
@@ -470,15 +508,28 @@ def fit(
     return run.training.history
 
 
+def check_examples(
+    network: Network, x: Any, y: Any, sample_weight: Any, name: str = ""
+) -> Examples:
+    """x, y and the examples' weights after their checks; ``name`` stands before their names."""
+    x, y = network.check_data(x, y, name)
+    xp = network.backend.xp
+    weights = check_weights(xp, sample_weight, x.shape[0], f"{name}sample_weight")
+    return Examples(x, y, weights=weights)
+
+
 def check_validation(network: Network, validation: Any) -> Examples | None:
-    """The pair (x, y), if there is one, checked and where it is used again and again."""
+    """The pair (x, y) or triple (x, y, sample_weight), if there is one, checked and where it is
+    used again and again."""
     if validation is None:
         return None
     try:
-        x, y = validation
+        x, y, *weights = validation
+        (weight,) = weights or (None,)
     except (TypeError, ValueError):
-        raise ValueError("validation must be a pair (x, y)") from None
-    return Examples(*map(network.backend.near, network.check_data(x, y, "validation ")))
+        raise ValueError("validation must be a pair (x, y), or (x, y, sample_weight)") from None
+    found = check_examples(network, x, y, weight, "validation ")
+    return replace(found, x=network.backend.near(found.x), y=network.backend.near(found.y))
 
 
 def _resumable(network: Network, examples: int, batch_size: int, optimizer: Optimizer) -> Training:

@@ -161,7 +161,7 @@ def check_stored(header: Any, tensors: Mapping[str, Array]) -> None:
         _check_training(training, header["rng"]["bit_generator"])
         kept = check_optimizer(training["optimizer"])
         if kept is None:  # of an optimizer of one's own, as many as there are
-            kept = len(tensors["state"]) if np.ndim(tensors.get("state")) else 0
+            kept = len(np.atleast_1d(tensors["state"])) if "state" in tensors else 0
         if kept:
             shapes["state"] = (kept, *flat)
         if "last" in tensors:

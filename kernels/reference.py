@@ -34,20 +34,24 @@ class Stepper:
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
         self.plan, self.parameters, self.x, self.y = plan, parameters, x, y
 
-    def run(self, order: Any, numbers: Any) -> Any:
+    def run(self, order: Any, numbers: Any, importance: Any = None) -> Any:
         """Train on the examples of ``order``; each mini-batch's objective before its update, summed
-        over its examples. ``numbers`` has a row a mini-batch: those of the plan's rule."""
+        over its examples. ``numbers`` has a row a mini-batch: those of the plan's rule. Of a
+        weighted plan ``importance`` has a number an example: its weight beside the mean of its
+        mini-batch's, by which its cost and delta^L are multiplied."""
         plan, parameters = self.plan, self.parameters
         costs = []
         for step, start in enumerate(range(0, len(order), plan.batch_size)):
             rows = order[start : start + plan.batch_size]
             x = as_input(np, self.x[rows], plan.dtype)
             y = as_targets(np, self.y[rows], plan.sizes[-1], plan.dtype)
+            factor = None if importance is None else importance[start : start + len(rows)]
             # What overflows shows in the cost, and the loop raises DivergenceError for it.
             with np.errstate(over="ignore", invalid="ignore"):
                 g = backprop(
                     np, sys.modules[__name__], parameters.weights, parameters.biases,
                     plan.activations, plan.cost, x, y,
+                    None if factor is None else factor.astype(plan.dtype),
                 )  # fmt: skip
                 penalty = plan.rule.penalty(np, parameters, numbers[step])
                 costs.append(len(rows) * (g.cost + penalty))

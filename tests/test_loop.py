@@ -151,13 +151,15 @@ def test_penalties_are_added_when_all_are_there(sizes: tuple[int, ...], rule: Up
     np.testing.assert_array_equal(*costs)
 
 
-def in_type(stepper: Any, given: tuple[Any, Any]) -> tuple[Any, Any]:
-    return given[0], given[1].astype(stepper.plan.dtype)
+def in_type(stepper: Any, given: tuple[Any, Any]) -> tuple[Any, Any, Any]:
+    dtype = stepper.plan.dtype
+    return given[0], given[1].astype(dtype), np.zeros(0, dtype)
 
 
-def plain(order: Any) -> tuple[Any, Any]:
+def plain(order: Any) -> tuple[Any, Any, Any]:
     """What a Stepper of ``two_threads`` takes."""
-    return order, np.full((-(-len(order) // 10), 1), 0.1, np.float32)
+    numbers = np.full((-(-len(order) // 10), 1), 0.1, np.float32)
+    return order, numbers, np.zeros(0, np.float32)
 
 
 def two_threads(kind: str) -> Any:

@@ -78,8 +78,9 @@ _HADAMARD = """
 """
 _OUTPUT = """
             z, a, y = load(z_, i), load(a_, i), load(y_, i)
-            cost += lane_sum_float64(select(inside, {cost}, zero))
-            store(out_, i, select(inside, {delta}, zero))
+            importance = {of_i}
+            cost += lane_sum_float64(select(inside, {times}({cost}), zero))
+            store(out_, i, select(inside, {times}({delta}), zero))
     return cost
 """
 
@@ -105,6 +106,7 @@ _SOFTMAX = """
     return cost
 """
 _OUTPUT_SOFTMAX = """
+        importance = {of_row}
         # BP1 for softmax with log-likelihood: delta = a sum(y) - y, C = -sum_j y_j ln a_j
         sum_y = zero
         for j in range(blocks):
@@ -117,8 +119,8 @@ _OUTPUT_SOFTMAX = """
             z, a, y = load(z_, i), load(a_, i), load(y_, i)
             # 0 ln a_j is 0, also where a_j is 0 and z_j - top beyond the finite numbers.
             wanted = inside & (y != zero)
-            cost -= lane_sum_float64(select(wanted, y * (z - top - log_total), zero))
-            store(out_, i, select(inside, a * sum_y - y, zero))
+            cost -= lane_sum_float64(select(wanted, {times}(y * (z - top - log_total)), zero))
+            store(out_, i, select(inside, {times}(a * sum_y - y), zero))
     return cost
 """
 _RULE = """
@@ -193,12 +195,23 @@ def hadamard_kernel(activation: Activation, dtype: str) -> int:
     return _address(_EACH + body, dtype)
 
 
-def output_kernel(activation: Activation | Softmax, cost: Cost, dtype: str) -> int:
-    """The address of ``kernel(m, step, n, z, a, -, y, out) -> cost``: BP1 and the summed cost."""
-    pair = output_error(activation, cost)
+# What an example's cost and delta are multiplied by stands in v, a number a row.
+_IMPORTANCE = {
+    "times": "importance * ", "of_i": "splat(v_[(i - j * step) // lanes])",
+    "of_row": "splat(v_[row // lanes])",
+}  # fmt: skip
+_NO_IMPORTANCE = dict.fromkeys(_IMPORTANCE, "") | {"of_i": "one", "of_row": "one"}
+
+
+def output_kernel(
+    activation: Activation | Softmax, cost: Cost, dtype: str, weighted: bool = False
+) -> int:
+    """The address of ``kernel(m, step, n, z, a, importance, y, out) -> cost``: BP1 and the summed
+    cost; each row's multiplied by its importance, if it is ``weighted``."""
+    pair, counted = output_error(activation, cost), _IMPORTANCE if weighted else _NO_IMPORTANCE
     if pair.cost is None or pair.delta is None:
-        return _address(_ROWS + _OUTPUT_SOFTMAX, dtype)
-    body = _OUTPUT.format(cost=lanewise(pair.cost), delta=lanewise(pair.delta))
+        return _address(_ROWS + _OUTPUT_SOFTMAX.format(**counted), dtype)
+    body = _OUTPUT.format(cost=lanewise(pair.cost), delta=lanewise(pair.delta), **counted)
     return _address(_EACH + body, dtype)
 
 
@@ -235,7 +248,7 @@ def rule_kernels(plan: Plan) -> np.ndarray[Any, Any]:
 def stepper_kernels(plan: Plan) -> np.ndarray[Any, Any]:
     """The addresses that a stepper needs: output, then (sigma, hadamard) of each layer."""
     dtype = np.dtype(plan.dtype).name
-    kernels = [output_kernel(plan.activations[-1], plan.cost, dtype)]
+    kernels = [output_kernel(plan.activations[-1], plan.cost, dtype, plan.weighted)]
     for activation in plan.activations:
         kernels.append(sigma_kernel(activation, dtype))
         if isinstance(activation, Softmax):

@@ -135,14 +135,16 @@ def _update(units, wide, listed, a, a0, d, d0, step, m, index, i0, b, b0, ldb, b
 @kept_jit
 def train(
     thread, threads, parts, state, rows, wide, units,
-    order, batch, numbers, rules, penalised, x, values, starts, columns, scale, labels, targets,
+    order, importance, batch, numbers, rules, penalised,
+    x, values, starts, columns, scale, labels, targets,
     layers, w1, p, s1, s, g1, g,
     packed, chunk_step, index, counts, at, shares, step, y, costs, kernels,
 ):  # fmt: skip
     """Train on ``order``. Column s of ``costs`` (zeros) becomes the objective of mini-batch s
     before its update, summed over its examples: first all but, then each part's penalty of w^2.
 
-    ``rows``, ``wide``, ``units``: tuples whose lengths are the tile's examples, vectors and units.
+    ``importance`` has what each example's cost and delta are multiplied by, or nothing. ``rows``,
+    ``wide``, ``units``: tuples whose lengths are the tile's examples, vectors and units.
     ``layers`` (int64, one row of FIELDS a layer of weights) says where everything lies: the rows of
     w^2 in ``w1``, shared by the threads; all else in ``p``, one a thread, with blocks ``step``
     apart. A row of ``packed``, ``index`` and ``counts`` belongs to a part; ``shares``
@@ -236,7 +238,7 @@ def train(
         # BP1, and the cost before the update.
         delta = layers[depth - 1, DELTA]
         cost = call_kernel(kernels[0], m, step, n_last, p, layers[depth - 1, Z],
-                           p, layers[depth - 1, A], p, delta, y, 0, p, delta)  # fmt: skip
+                           p, layers[depth - 1, A], importance, start, y, 0, p, delta)  # fmt: skip
         if thread == 0:
             costs[0, batch_number] = cost
         if penalised:

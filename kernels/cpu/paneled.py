@@ -113,12 +113,19 @@ class PanelStepper(ThreadedStepper):
             self._own.append(own if self._by_rows else {name: _copy(own[name]) for name in own})
 
     def _train(
-        self, thread: int, threads: int, state: Any, order: Any, numbers: Any, costs: Any
+        self,
+        thread: int,
+        threads: int,
+        state: Any,
+        order: Any,
+        numbers: Any,
+        importance: Any,
+        costs: Any,
     ) -> None:
         rule, own = self.plan.rule, self._own[thread]
         self._engine.train(
             thread, threads, self._by_rows, state, *self._shape,
-            order, self.plan.batch_size, numbers, self._rules, rule.penalised, rule.is_plain,
+            order, importance, self.plan.batch_size, numbers, self._rules, rule.penalised, rule.is_plain,
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers, self._p,
             self._s.reshape(-1), self._s.shape[1], self._g[thread],
@@ -134,7 +141,8 @@ class PanelStepper(ThreadedStepper):
         flat, examples = self.parameters.flat, self.examples
         self._engine.copy(True, self._shape[1], self._layers, flat, self._p, False)
         total, right = self._engine.score(
-            *self._shape[:2], np.arange(examples), self.plan.batch_size, number(0.5),
+            *self._shape[:2], np.arange(examples), np.zeros(0, self.plan.dtype),
+            self.plan.batch_size, number(0.5),
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers, self._p,
             own["a1"], self._a1_step, own["at"],

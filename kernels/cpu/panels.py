@@ -227,7 +227,7 @@ def _forward(
 
 
 @_inlined
-def _output(block, t, order, start, m, labels, targets, layers, p, y, kernels, like):
+def _output(block, t, order, importance, start, m, labels, targets, layers, p, y, kernels, like):
     """a^L of block t whole, BP1 into delta^L, and the summed cost"""
     l, tall = layers.shape[0] - 1, len(block)
     step, n_out = tall * lane_count(like), layers[l, N_OUT]
@@ -235,20 +235,22 @@ def _output(block, t, order, start, m, labels, targets, layers, p, y, kernels, l
     z, a, delta = layers[l, Z] + beside, layers[l, A] + beside, layers[l, DELTA] + beside
     _targets(block, labels, targets, order, start + t * tall, count, n_out, like, y, beside)
     call_kernel(kernels[2 * l + 1], count, step, n_out, p, z, p, a, p, z, y, 0, p, z)
-    return call_kernel(kernels[0], count, step, n_out, p, z, p, a, p, delta, y, beside, p, delta)
+    return call_kernel(kernels[0], count, step, n_out, p, z, p, a, importance, start + t * tall,
+                       y, beside, p, delta)  # fmt: skip
 
 
 @kept_jit
 def train(
-    thread, threads, by_rows, state, block, wide, units, order, batch, numbers, rules, penalised,
-    fused, x, values, starts, columns, scale, labels, targets, layers, p, s, apart, room,
+    thread, threads, by_rows, state, block, wide, units, order, importance, batch, numbers, rules,
+    penalised, fused, x, values, starts, columns, scale, labels, targets, layers, p, s, apart, room,
     a1, a1_step, at, a_list, b_list, list_step, counts, a_rows, b_rows, rows_step, row_counts,
     masks, y, by_block, penalties, costs, kernels,
 ):  # fmt: skip
     """Train on ``order``. costs[0, s] becomes the objective of mini-batch s before its update,
     summed over its examples.
 
-    ``block``, ``wide`` and ``units`` are tuples: their lengths are the examples of a block, the
+    ``importance`` has what each example's cost and delta are multiplied by, or nothing. ``block``,
+    ``wide`` and ``units`` are tuples: their lengths are the examples of a block, the
     vectors of a panel and the units of a group. ``layers`` (int64, one row of FIELDS a layer of
     weights) says where everything lies in ``p``, which all threads share; ``s`` is the optimizer's
     state, its arrays ``apart`` from each other and laid out like ``p``; ``numbers`` has a row a
@@ -297,8 +299,8 @@ def train(
 
         # a^L whole, BP1, and the cost before the update
         for t in range(my_first, my_last):
-            by_block[t] = _output(block, t, order, start, m, labels, targets, layers, p, y, kernels,
-                                  like)  # fmt: skip
+            by_block[t] = _output(block, t, order, importance, start, m, labels, targets, layers, p, y,
+                                  kernels, like)  # fmt: skip
         if together and not by_rows and not barrier(state, threads, SPINS):
             return
 
@@ -419,7 +421,7 @@ def _class(block, values, at, n, half):
 
 @kept_jit
 def score(
-    block, wide, order, batch, half, x, values, starts, columns, scale, labels, targets,
+    block, wide, order, importance, batch, half, x, values, starts, columns, scale, labels, targets,
     layers, p, a1, a1_step, at, a_list, b_list, list_step, counts, masks, rows_step, y, kernels,
 ):  # fmt: skip
     """The summed cost of the examples of ``order``, and how many of them are in the class of y.
@@ -442,7 +444,8 @@ def score(
                      x, order, start + batch, starts, scale, layers, p,
                      a1, a1_step, a_list, b_list, list_step, counts, y, kernels, one)  # fmt: skip
         for t in range(blocks):
-            total += _output(block, t, order, start, m, labels, targets, layers, p, y, kernels, one)
+            total += _output(block, t, order, importance, start, m, labels, targets, layers, p, y,
+                             kernels, one)  # fmt: skip
             beside = t * layers[l, BLOCK]
             for row in range(min(tall, m - t * tall)):
                 found = _class(block, p, layers[l, A] + beside + row * lanes, n_out, half)

@@ -1,7 +1,7 @@
 """Which of the two engines trains a network, on how many threads: a rule, and how to override it.
 
 ``tiled`` lets threads share the inputs of layer 1 and meet once a mini-batch: for steps of
-microseconds. ``panels`` shares every layer, and passes over inputs that are zero in a few examples
+microseconds. ``panels`` importance every layer, and passes over inputs that are zero in a few examples
 instead of in a whole mini-batch, at the price of keeping lists: for all that is larger. The rule
 looks at sizes only, and neither engine's bits depend on the number of threads, so a run repeats
 bit for bit.
@@ -65,7 +65,7 @@ class Stepper:
         nothing = np.zeros(0, np.int64), np.zeros((0, len(plan.rule.numbers)))
         self._stepper.run(*nothing)  # compiles
 
-    def run(self, order: Any, numbers: Any) -> Any:
+    def run(self, order: Any, numbers: Any, importance: Any = None) -> Any:
         """Train on the examples of ``order``; each mini-batch's objective before its update, summed
-        over its examples. ``numbers`` has a row a mini-batch: those of the plan's rule."""
-        return self._stepper.run(order, numbers)
+        over its examples. ``numbers`` and ``importance`` are those of the reference's."""
+        return self._stepper.run(order, numbers, importance)

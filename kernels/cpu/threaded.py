@@ -67,7 +67,14 @@ class ThreadedStepper(ABC):
 
     @abstractmethod
     def _train(
-        self, thread: int, threads: int, state: Any, order: Any, numbers: Any, costs: Any
+        self,
+        thread: int,
+        threads: int,
+        state: Any,
+        order: Any,
+        numbers: Any,
+        importance: Any,
+        costs: Any,
     ) -> None:
         """One thread's part of the training on ``order``, and of each mini-batch's objective, a
         column of ``costs``. ``state`` is where the threads meet."""
@@ -79,25 +86,26 @@ class ThreadedStepper(ABC):
     def _wake(self) -> None:  # noqa: B027
         """Called before a run by all threads that follows one by a single thread."""
 
-    def run(self, order: Any, numbers: Any) -> Any:
-        """Train on the examples of ``order``, with a row of ``numbers`` for each mini-batch; the
-        mini-batches' objectives before their updates, summed over their examples. A run of none
-        compiles all that others need."""
+    def run(self, order: Any, numbers: Any, importance: Any = None) -> Any:
+        """Train on the examples of ``order``, with a row of ``numbers`` for each mini-batch and, of
+        a weighted plan, an importance for each example; the mini-batches' objectives before their
+        updates, summed over their examples. A run of none compiles all that others need."""
         order = np.ascontiguousarray(order, np.int64)
         numbers = np.ascontiguousarray(numbers, self.plan.dtype)
+        importance = np.ascontiguousarray([] if importance is None else importance, self.plan.dtype)
         m = self.plan.batch_size
         self._copy(inward=True)
         costs = []
         try:
             for start in range(0, max(1, len(order)), self._piece):
                 piece = order[start : start + self._piece]
-                its = numbers[start // m :]
+                its = numbers[start // m :], importance[start:]
                 if len(piece) < self._piece // 4:  # too short to measure by, perhaps to share
                     worth = len(piece) * _FLOPS_PER_CALL >= self._piece * _FLOPS_WORTH
-                    costs.append(self._run(piece, its, self._best() if worth else 1))
+                    costs.append(self._run(piece, *its, self._best() if worth else 1))
                     continue
                 threads, started = self._choose(), time.perf_counter()
-                costs.append(self._run(piece, its, threads))
+                costs.append(self._run(piece, *its, threads))
                 self._lately[threads] = (time.perf_counter() - started) / len(piece)
         finally:
             self._copy(inward=False)
@@ -126,10 +134,11 @@ class ThreadedStepper(ABC):
             state[_ABANDONED] = 1  # or the first would wait for this thread, deaf to Ctrl-C
             raise
 
-    def _run(self, order: Any, numbers: Any, threads: int) -> Any:
+    def _run(self, order: Any, numbers: Any, importance: Any, threads: int) -> Any:
         # Of each run's own: threads that an interrupt left behind may still look at theirs.
         state = aligned(24, np.int64)
         costs = np.zeros((self._cost_parts, -(-len(order) // self.plan.batch_size)))
+        work = order, numbers, importance, costs
         if threads > self._last:
             self._wake()
         self._last = threads
@@ -137,10 +146,8 @@ class ThreadedStepper(ABC):
         try:
             for thread in range(1, threads):
                 assert self._pool is not None
-                others.append(
-                    self._pool.submit(self._help, thread, threads, state, order, numbers, costs)
-                )
-            self._train(0, threads, state, order, numbers, costs)
+                others.append(self._pool.submit(self._help, thread, threads, state, *work))
+            self._train(0, threads, state, *work)
         finally:
             # Reached late only if this thread was interrupted before its part: nobody waits for it.
             state[_ABANDONED] = 1

@@ -96,11 +96,18 @@ class TiledStepper(ThreadedStepper):
                 copy[:] = copies[0]
 
     def _train(
-        self, thread: int, threads: int, state: Any, order: Any, numbers: Any, costs: Any
+        self,
+        thread: int,
+        threads: int,
+        state: Any,
+        order: Any,
+        numbers: Any,
+        importance: Any,
+        costs: Any,
     ) -> None:
         self._engine.train(
             thread, threads, self.parts, state, *self._shape,
-            order, self.plan.batch_size, numbers, self._rules, self.plan.rule.penalised,
+            order, importance, self.plan.batch_size, numbers, self._rules, self.plan.rule.penalised,
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers,
             self._w1.reshape(-1), self._p[thread], self._s1.reshape(-1),

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import flat
 from sklearn.model_selection import KFold
+from test_sgd import pieces_of
 
 import gpubp
 from gpubp import fleet as fleet_module
@@ -340,13 +341,8 @@ def test_resume_after_ctrl_c_is_bitwise_the_unbroken_run(epoch: int, tmp_path: P
     before = signal.getsignal(signal.SIGINT)
 
     fleet = gpubp.Fleet(networks())
-    # Schedules asked 7 times an epoch make pieces short enough to be interrupted inside one.
-    short = [OneCycle(rate, 6, per_epoch=7) for rate in how["learning_rate"]]
-    for schedule in short:
-        object.__setattr__(schedule, "rate", lambda t, history, rate=schedule.peak: rate)
-    broken = how | {"learning_rate": short}
-    broken["callbacks"] = [*how["callbacks"], Interrupt(fleet[1], epoch, 6)]
-    with pytest.raises(KeyboardInterrupt):
+    broken = how | {"callbacks": [*how["callbacks"], Interrupt(fleet[1], epoch, 6)]}
+    with pieces_of(3), pytest.raises(KeyboardInterrupt):
         fleet.fit(X, Y, **broken)
     assert signal.getsignal(signal.SIGINT) is before
     assert fleet[1].training is not None

@@ -127,8 +127,10 @@ def test_class_weight(backend: gpubp.Backend) -> None:
     y = np.array([0] * 30 + [1] * 20 + [2] * 10)
     by_class = {0: 2.0, 2: 0.5}
     each = np.array([2.0] * 30 + [1.0] * 20 + [0.5] * 10)
-    twice = [fitted(network(backend), X, y, batch_size=7, class_weight=by_class, sample_weight=S + 1),
-             fitted(network(backend), X, y, batch_size=7, sample_weight=each * (S + 1))]  # fmt: skip
+    hows: list[dict[str, Any]] = [
+        {"class_weight": by_class, "sample_weight": S + 1}, {"sample_weight": each * (S + 1)}
+    ]  # fmt: skip
+    twice = [fitted(network(backend), X, y, batch_size=7, **how) for how in hows]
     np.testing.assert_array_equal(*map(flat, twice))
     balanced = np.array([60 / (3 * 30)] * 30 + [60 / (3 * 20)] * 20 + [60 / (3 * 10)] * 10)
     pairs = [fitted(network(backend), X, y, batch_size=7, class_weight="balanced"),

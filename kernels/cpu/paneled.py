@@ -125,7 +125,8 @@ class PanelStepper(ThreadedStepper):
         rule, own = self.plan.rule, self._own[thread]
         self._engine.train(
             thread, threads, self._by_rows, state, *self._shape,
-            order, importance, self.plan.batch_size, numbers, self._rules, rule.penalised, rule.is_plain,
+            order, importance, self.plan.batch_size, numbers, self._rules,
+            rule.penalised, rule.is_plain,
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers, self._p,
             self._s.reshape(-1), self._s.shape[1], self._g[thread],

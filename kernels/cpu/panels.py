@@ -299,8 +299,8 @@ def train(
 
         # a^L whole, BP1, and the cost before the update
         for t in range(my_first, my_last):
-            by_block[t] = _output(block, t, order, importance, start, m, labels, targets, layers, p, y,
-                                  kernels, like)  # fmt: skip
+            by_block[t] = _output(block, t, order, importance, start, m, labels, targets, layers, p,
+                                  y, kernels, like)  # fmt: skip
         if together and not by_rows and not barrier(state, threads, SPINS):
             return
 

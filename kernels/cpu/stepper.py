@@ -1,7 +1,7 @@
 """Which of the two engines trains a network, on how many threads: a rule, and how to override it.
 
 ``tiled`` lets threads share the inputs of layer 1 and meet once a mini-batch: for steps of
-microseconds. ``panels`` importance every layer, and passes over inputs that are zero in a few examples
+microseconds. ``panels`` shares every layer, and passes over inputs that are zero in a few examples
 instead of in a whole mini-batch, at the price of keeping lists: for all that is larger. The rule
 looks at sizes only, and neither engine's bits depend on the number of threads, so a run repeats
 bit for bit.

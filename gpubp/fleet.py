@@ -134,6 +134,7 @@ class Fleet(Sequence[Network]):
         nesterov: bool | Sequence[bool] = False,
         l2: float | Sequence[float] = 0.0,
         l1: float | Sequence[float] = 0.0,
+        clip_norm: float | Sequence[float | None] | None = None,
         shuffle: Shuffle | Sequence[Shuffle] = True,
         sample_weight: Any = None,
         class_weight: ClassWeight = None,
@@ -176,7 +177,7 @@ class Fleet(Sequence[Network]):
         given = {
             "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
             "optimizer": optimizer, "momentum": momentum, "nesterov": nesterov, "l2": l2, "l1": l1,
-            "shuffle": shuffle,
+            "clip_norm": clip_norm, "shuffle": shuffle,
         }  # fmt: skip
         settings = {name: _each(name, value, len(self)) for name, value in given.items()}
         if isinstance(callbacks, Iterable):

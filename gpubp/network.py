@@ -329,6 +329,7 @@ class Network:
         nesterov: bool = False,
         l2: float = 0.0,
         l1: float = 0.0,
+        clip_norm: float | None = None,
         shuffle: Shuffle = True,
         sample_weight: Any = None,
         class_weight: ClassWeight = None,
@@ -354,6 +355,10 @@ class Network:
             momentum, nesterov: the short form of ``optimizer=gpubp.optimizer.SGD(...)``.
             l2, l1: coefficients of 1/2 ||w||^2 and |w|_1 beside the mean cost; the book's
                 lambda / n. Biases are not penalised.
+            clip_norm: the gradient of cost and penalties, over all weights and biases, is made no
+                longer than this: multiplied by min(1, clip_norm / (||g|| + 10^-6)), as by PyTorch's
+                clip_grad_norm_. All of it must be there first, which costs memory of its size and,
+                on a GPU, the ways that train in one launch.
             shuffle: draw a new order each epoch; ``False`` keeps the order given; a callable
                 (rng, n) -> indices makes its own.
             sample_weight: (n,) weights s_i that are not negative: the cost of a mini-batch is
@@ -386,9 +391,9 @@ class Network:
             return sgd_fit(
                 self, x, y, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
                 optimizer=optimizer, momentum=momentum, nesterov=nesterov, l2=l2, l1=l1,
-                shuffle=shuffle, sample_weight=sample_weight, class_weight=class_weight,
-                validation=validation, callbacks=callbacks, progress=progress,
-                checkpoint=checkpoint, resume=resume,
+                clip_norm=clip_norm, shuffle=shuffle, sample_weight=sample_weight,
+                class_weight=class_weight, validation=validation, callbacks=callbacks,
+                progress=progress, checkpoint=checkpoint, resume=resume,
             )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:

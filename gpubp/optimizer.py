@@ -106,6 +106,14 @@ def _not_negative(optimizer: Any, *names: str) -> None:
         _set(optimizer, name, value)
 
 
+def _positive(optimizer: Any, *names: str) -> None:
+    """What a root is added to: where all gradients have been 0 it is what 0 is divided by."""
+    _not_negative(optimizer, *names)
+    for name in names:
+        if not getattr(optimizer, name):
+            raise ValueError(f"{name}=0.0 must be above 0: 0 would be divided by it")
+
+
 def _flag(optimizer: Any, *names: str) -> None:
     for name in names:
         value = getattr(optimizer, name)
@@ -202,7 +210,7 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         _share(self, "beta_1", "beta_2")
-        _not_negative(self, "epsilon")
+        _positive(self, "epsilon")
         _flag(self, "amsgrad", "epsilon_hat")
 
     @property
@@ -276,7 +284,8 @@ class NAdam(Optimizer):
 
     def __post_init__(self) -> None:
         _share(self, "beta_1", "beta_2")
-        _not_negative(self, "epsilon", "momentum_decay")
+        _positive(self, "epsilon")
+        _not_negative(self, "momentum_decay")
 
     @property
     def rule(self) -> UpdateRule:
@@ -334,7 +343,7 @@ class RMSprop(Optimizer):
 
     def __post_init__(self) -> None:
         _share(self, "rho", "momentum")
-        _not_negative(self, "epsilon")
+        _positive(self, "epsilon")
         _flag(self, "centered")
 
     @cached_property
@@ -371,7 +380,8 @@ class Adagrad(Optimizer):
     learning_rate_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _not_negative(self, "epsilon", "learning_rate_decay")
+        _positive(self, "epsilon")
+        _not_negative(self, "learning_rate_decay")
 
     @property
     def rule(self) -> UpdateRule:
@@ -532,16 +542,22 @@ _GIVEN = {"w": "the parameter", "g": "the gradient", "eta": "the learning rate"}
 
 
 def _descends(optimizer: Optimizer) -> None:
-    """Refuse what climbs, or leaves the finite numbers, on 1/2 w^2."""
-    start = np.array([-3.0, -0.5, 0.5, 3.0])
+    """Refuse what climbs on 1/2 w^2, leaves the finite numbers, or does not rest at the minimum:
+    kernels train on zeros, too, beside the last unit of a layer."""
+    start = np.array([0.0, -3.0, -0.5, 0.5, 3.0])
     w: Any = start
     state: Any = np.zeros((len(optimizer.rule.state), len(start)))
     for numbers in optimizer.numbers(1, np.full(100, 1e-3)):
-        w, state = optimizer.rule.applied(optimizer.rule.steps, w, w, state, numbers)
+        w, state, _ = optimizer.rule.applied(optimizer.rule.steps, w, w, state, numbers)
     if not np.isfinite(w).all():
         raise ValueError(f"{brief(optimizer.name)} leaves the finite numbers on 1/2 w^2: w = {w}")
-    if (np.abs(w) >= np.abs(start)).any():
-        i = int(np.argmax(np.abs(w) - np.abs(start)))
+    if w[0] != 0:
+        raise ValueError(
+            f"{brief(optimizer.name)} does not rest where w, g and the state are 0: it goes to "
+            f"w = {w[0]:.6g} in 100 steps with eta = 0.001"
+        )
+    if (np.abs(w) >= np.abs(start))[1:].any():
+        i = 1 + int(np.argmax((np.abs(w) - np.abs(start))[1:]))
         raise ValueError(
             f"{brief(optimizer.name)} does not descend: on 1/2 w^2 it goes from w = {start[i]} to "
             f"{w[i]:.6g} in 100 steps with eta = 0.001"
@@ -551,27 +567,32 @@ def _descends(optimizer: Optimizer) -> None:
 @dataclass(frozen=True)
 class Update:
     """All that a run does to the parameters: an optimizer's steps, beside the penalty
-    1/2 l2 ||w||^2 + l1 |w|_1 of the weights."""
+    1/2 l2 ||w||^2 + l1 |w|_1 of the weights, by a gradient of the norm ``clip_norm`` at most."""
 
     optimizer: Optimizer = SGD()
     l2: float = 0.0
     l1: float = 0.0
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         _not_negative(self, "l2", "l1")
+        if self.clip_norm is not None:
+            _not_negative(self, "clip_norm")
+            if not self.clip_norm:
+                raise ValueError("clip_norm=0.0 must be above 0: no gradient would pass")
 
     @cached_property
     def rule(self) -> UpdateRule:
         """What is compiled: all but the numbers."""
-        rule = self.optimizer.rule
-        return rule.with_penalty() if self.l2 or self.l1 else rule
+        penalised, clipped = bool(self.l2 or self.l1), self.clip_norm is not None
+        return self.optimizer.rule.beside(penalised=penalised, clipped=clipped)
 
     def numbers(self, first: int, rates: Any) -> Any:
         """Those of the rule's steps: see :meth:`Optimizer.numbers`."""
         own = self.optimizer.numbers(first, rates)
-        if not self.rule.penalised:
-            return own
-        return np.hstack([own, np.tile([self.l2, self.l1], (len(own), 1))])
+        more = [self.l2, self.l1] if self.rule.penalised else []
+        more += [] if self.clip_norm is None else [self.clip_norm]
+        return np.hstack([own, np.tile(more, (len(own), 1))]) if more else own
 
 
 def get_optimizer(optimizer: str | Optimizer) -> Optimizer:

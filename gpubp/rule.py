@@ -12,7 +12,12 @@ NumPy evaluates these formulas, Numba compiles them on vectors, CUDA C gets them
 written once. The rules that there are, and the numbers of their steps: :mod:`gpubp.optimizer`.
 
 Beside the cost stands the penalty 1/2 l2 ||w||^2 + l1 |w|_1 of the weights, whose slope is added to
-g before all else. Biases have none.
+g before all else. Biases have none. Where the gradient is clipped, g is then multiplied by
+
+    clip = min(1, clip_norm / (||g|| + 10^-6)),   ||g|| over all parameters,
+
+which is PyTorch's clip_grad_norm_ with the penalties in the loss. It needs all of g before any
+parameter changes.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ Steps = tuple[tuple[str, Expression], ...]
 
 _SLOPE = "g + l2*w + l1*where(w > 0, 1, where(w < 0, -1, 0))"
 _PENALTY_NUMBERS = ("l2", "l1")
+_CLIPPED = ("g", Expression("clip*g", ("clip", "g")))
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,15 @@ class UpdateRule:
 
     A target is w, g, a name of the state, or another: a value in between. ``penalised`` rules have
     the numbers l2 and l1 behind their own, and begin with the slope of the penalty for weights.
-    Rules that are equal are one kernel, whatever the numbers.
+    ``clipped`` ones have a last number, clip_norm, in whose place the kernels put clip. Rules that
+    are equal are one kernel, whatever the numbers.
     """
 
     state: tuple[str, ...]
     own_numbers: tuple[str, ...]
     steps: Steps
     penalised: bool = False
+    clipped: bool = False
 
     @classmethod
     def of(
@@ -60,21 +68,27 @@ class UpdateRule:
             known += [target] if target not in known else []
         return cls(tuple(state), tuple(numbers), tuple(read))
 
-    def with_penalty(self) -> UpdateRule:
-        """The same rule, beside a penalty."""
-        return replace(self, penalised=True)
+    def beside(self, *, penalised: bool, clipped: bool) -> UpdateRule:
+        """The same rule, beside a penalty or not, by a clipped gradient or not."""
+        return replace(self, penalised=penalised, clipped=clipped)
 
     @property
     def numbers(self) -> tuple[str, ...]:
         """The names of a step's numbers, in their order."""
-        return self.own_numbers + (_PENALTY_NUMBERS if self.penalised else ())
+        penalty = _PENALTY_NUMBERS if self.penalised else ()
+        return (*self.own_numbers, *penalty, *(["clip"] if self.clipped else []))
 
-    @property
-    def weight_steps(self) -> Steps:
-        """The assignments for weights, the penalty's slope among them; biases have ``steps``."""
-        if not self.penalised:
-            return self.steps
-        return (("g", Expression(_SLOPE, ("w", "g", *_PENALTY_NUMBERS))), *self.steps)
+    def slope_steps(self, weights: bool) -> Steps:
+        """The assignment that makes the cost's gradient the objective's: of weights beside a
+        penalty."""
+        if not (weights and self.penalised):
+            return ()
+        return (("g", Expression(_SLOPE, ("w", "g", *_PENALTY_NUMBERS))),)
+
+    def all_steps(self, weights: bool) -> Steps:
+        """All assignments, for weights or for biases."""
+        clipping = (_CLIPPED,) if self.clipped else ()
+        return (*self.slope_steps(weights), *clipping, *self.steps)
 
     @cached_property
     def is_plain(self) -> bool:
@@ -87,28 +101,44 @@ class UpdateRule:
         a step."""
         if not self.penalised:
             return 0.0
-        w, (l2, l1) = parameters.all_weights, numbers[-2:]
+        w, named = parameters.all_weights, dict(zip(self.numbers, numbers, strict=True))
+        l2, l1 = named["l2"], named["l1"]
         return float(
             0.5 * l2 * xp.sum(w * w, dtype="float64") + l1 * xp.sum(xp.abs(w), dtype="float64")
         )
 
-    def applied(self, steps: Steps, w: Any, g: Any, state: Any, numbers: Any) -> tuple[Any, Any]:
-        """(w, state) after ``steps``, in NumPy and the dtype of w; ``state`` has a row a name."""
+    def applied(self, steps: Steps, w: Any, g: Any, state: Any, numbers: Any) -> tuple[Any, ...]:
+        """(w, state, g) after ``steps``, in NumPy and the dtype of w; ``state`` has a row a
+        name."""
         values = dict(zip(self.numbers, np.asarray(numbers).astype(w.dtype), strict=True))
         values |= {"w": w, "g": g, **dict(zip(self.state, state, strict=True))}
         for target, formula in steps:
             values[target] = formula(np, **{name: values[name] for name in formula.names})
-        return values["w"], [values[name] for name in self.state]
+        return values["w"], [values[name] for name in self.state], values["g"]
+
+    def _clip(self, parameters: Parameters, gradient: Any, numbers: Any, parts: Any) -> float:
+        squared = 0.0
+        for part, weights in parts:
+            w, state = parameters.flat[part], parameters.state[:, part]
+            steps = self.slope_steps(weights)
+            _, _, g = self.applied(steps, w, gradient[part], state, numbers)
+            squared += float(np.sum(np.square(g, dtype=np.float64)))
+        return float(min(1.0, numbers[-1] / (squared**0.5 + CLIP_EPSILON)))
 
     def update(self, parameters: Parameters, gradient: Any, numbers: Any) -> None:
         """One step in place, in NumPy; ``gradient`` is flat, in the order of the parameters."""
         n = parameters.n_weights
-        for part, steps in ((slice(None, n), self.weight_steps), (slice(n, None), self.steps)):
+        parts = ((slice(None, n), True), (slice(n, None), False))  # weights, and biases
+        if self.clipped:
+            numbers = np.append(numbers[:-1], self._clip(parameters, gradient, numbers, parts))
+        for part, weights in parts:
             w, state = parameters.flat[part], parameters.state[:, part]
-            new_w, new_state = self.applied(steps, w, gradient[part], state, numbers)
+            steps = self.all_steps(weights)
+            new_w, new_state, _ = self.applied(steps, w, gradient[part], state, numbers)
             w[...] = new_w
             for array, new in zip(state, new_state, strict=True):
                 array[...] = new
 
 
+CLIP_EPSILON = 1e-6  # beside the norm, as PyTorch has it
 PLAIN = UpdateRule.of((), ("eta",), {"w": "w - eta*g"})

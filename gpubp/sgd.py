@@ -187,12 +187,12 @@ class Run:
         self, network: Network, examples: Examples, validation: Examples | None, *,
         epochs: int, batch_size: int, learning_rate: Any, optimizer: str | Optimizer,
         momentum: float, nesterov: bool, l2: float, l1: float, shuffle: Shuffle,
-        callbacks: Sequence[Any], resume: bool, class_weight: ClassWeight = None,
-        threads: int | None = None,
+        callbacks: Sequence[Any], resume: bool, clip_norm: float | None = None,
+        class_weight: ClassWeight = None, threads: int | None = None,
     ) -> None:  # fmt: skip
         self.epochs = check_count(epochs, "epochs", least=0)
         batch_size = check_count(batch_size, "batch_size")
-        self.update = Update(choose_optimizer(optimizer, momentum, nesterov), l2, l1)
+        self.update = Update(choose_optimizer(optimizer, momentum, nesterov), l2, l1, clip_norm)
         self.schedule = as_schedule(learning_rate)
         if batch_size > len(examples):
             raise ValueError(

@@ -21,7 +21,7 @@ from gpubp.kernels.cpu import simd, stepper, threaded
 from gpubp.kernels.cpu.paneled import PanelStepper
 from gpubp.kernels.cpu.stepper import Stepper, choose_engine
 from gpubp.kernels.cpu.tiled import TiledStepper
-from gpubp.optimizer import Adam, Update
+from gpubp.optimizer import SGD, Adam, Update
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -113,7 +113,8 @@ def test_shapes(sizes: tuple[int, ...], batch: int, dtype: Any, engine: Any) -> 
 @pytest.mark.parametrize(
     "rule",
     [sgd(l2=0.01), sgd(l1=0.01), sgd(momentum=0.9),
-     sgd(momentum=0.8, nesterov=True, l2=0.02, l1=0.003), Update(Adam(), l2=0.02)],
+     sgd(momentum=0.8, nesterov=True, l2=0.02, l1=0.003), Update(Adam(), l2=0.02),
+     Update(SGD(0.5), l2=0.02, l1=0.003, clip_norm=0.1), Update(clip_norm=3.0)],
 )  # fmt: skip
 def test_update_rules(rule: Update, engine: Any) -> None:
     compare(engine, sizes=(70, 21, 19, 5), batch=10, dtype=np.float64, rule=rule)
@@ -156,7 +157,9 @@ def test_sparse_x_gives_the_same_bits(x: str, sizes: tuple[int, ...], engine: An
     np.testing.assert_array_equal(again[1], dense[1])
 
 
-@pytest.mark.parametrize("rule", [sgd(), sgd(momentum=0.9, l2=0.01), Update(Adam())])
+@pytest.mark.parametrize(
+    "rule", [sgd(), sgd(momentum=0.9, l2=0.01), Update(Adam()), Update(clip_norm=0.1)]
+)
 @pytest.mark.parametrize(
     ("sizes", "some", "others"),
     [((200, 30, 20, 10), tiled(2, 1), tiled(2, 2)),

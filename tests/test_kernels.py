@@ -27,7 +27,7 @@ import gpubp.kernels
 from gpubp.activation import ACTIVATIONS, SOFTMAX
 from gpubp.cost import COSTS
 from gpubp.kernels import cpu, reference
-from gpubp.optimizer import Adam, Lion, RMSprop, Update
+from gpubp.optimizer import SGD, Adam, Lion, RMSprop, Update
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -217,7 +217,8 @@ RULES = {
     "nesterov-l2-l1": sgd(momentum=0.8, nesterov=True, l2=0.03, l1=0.01),
     "adam-l2": Update(Adam(), l2=0.03),
     "amsgrad": Update(Adam(amsgrad=True)),
-    "rmsprop-momentum": Update(RMSprop(momentum=0.5)),
+    "rmsprop-momentum": Update(RMSprop(0.9, 1e-2, 0.5)),
+    "clipped-l2-l1": Update(SGD(0.5), l2=0.03, l1=0.01, clip_norm=0.05),
     "lion-l1": Update(Lion(weight_decay=0.1), l1=0.01),
 }
 

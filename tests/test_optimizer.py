@@ -223,6 +223,46 @@ def test_the_papers_algorithm_with_a_rate_of_its_own_each_step(
     assert normwise(bias, b) <= 1e-11
 
 
+@pytest.mark.parametrize("clip_norm", [0.01, 1.5, 1e3])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_clipped_gradient(optimizer: str, clip_norm: float, backend: gpubp.Backend) -> None:
+    """The length of the whole gradient of cost and penalties, by the equations; at 1.5 some
+    mini-batches are clipped, and others are not."""
+    ours = trained(backend, optimizer, 0.01, epochs=3, l2=0.03, clip_norm=clip_norm)
+    net = gpubp.Network([13, 17, 4], activation="tanh", rng=1, dtype="float64", backend="reference")
+    flat_, rule, clips = net.parameters.flat, OPTIMIZERS[optimizer]().rule, []
+    state = np.zeros((len(rule.state), flat_.size))
+    for t in range(1, 13):
+        rows = slice((t - 1) % 4 * BATCH, (t - 1) % 4 * BATCH + BATCH)
+        found = net.backprop(X[rows], Y[rows])
+        nabla_w = [g + 0.03 * w for g, w in zip(found.nabla_w, net.weights, strict=True)]
+        g = np.concatenate([part.ravel() for part in (*nabla_w, *found.nabla_b)])
+        clips.append(min(1.0, clip_norm / (math.sqrt(math.fsum(g * g)) + 1e-6)))
+        numbers = OPTIMIZERS[optimizer]().numbers(t, [0.01])[0]
+        flat_[...], state, _ = rule.applied(rule.steps, flat_, clips[-1] * g, state, numbers)
+    assert {0.01: max(clips) < 1, 0.2: min(clips) < 1 == max(clips), 1e3: min(clips) == 1}[
+        clip_norm
+    ]
+    assert normwise(flat(ours), flat_) <= 1e-13
+
+
+def test_clipping_by_pytorch(backend: gpubp.Backend) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: it is a check only")
+    net = gpubp.Network([13, 4], activation="tanh", rng=1, dtype="float64", backend=backend)
+    w, b = (torch.tensor(host(net, part)[0], requires_grad=True) for part in
+            (net.weights, net.biases))  # fmt: skip
+    other = torch.optim.SGD([w, b], lr=0.1, momentum=0.9)
+    for i in [*range(0, 40, 10)] * 5:
+        other.zero_grad()
+        a = torch.tanh(torch.tensor(X[i : i + 10]) @ w.T + b)
+        (0.5 * ((a - torch.tensor(Y[i : i + 10])) ** 2).sum() / 10).backward()
+        torch.nn.utils.clip_grad_norm_([w, b], 0.3)
+        other.step()
+    how: dict[str, Any] = {"epochs": 5, "batch_size": 10, "learning_rate": 0.1, "shuffle": False}
+    net.fit(X, Y, **how, momentum=0.9, clip_norm=0.3)
+    assert normwise(host(net, net.weights)[0], w.detach().numpy()) <= 1e-13
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_float32_is_as_good_as_numpys(name: str, backend: gpubp.Backend) -> None:
     """Within twice the error of the reference in float32, over 20 steps."""
@@ -341,6 +381,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "epsilon": (lambda: Adam(epsilon=-1), "epsilon=-1.0 must be a finite number that is not"),
     "decay": (lambda: AdamW(math.inf), "weight_decay=inf must be a finite number that is not"),
     "adamw's beta": (lambda: AdamW(beta_1=2), "beta_1=2.0 must lie in [0, 1)"),
+    "epsilon 0": (lambda: Adam(epsilon=0), "epsilon=0.0 must be above 0"),
+    "clip 0": (lambda: Update(clip_norm=0), "clip_norm=0.0 must be above 0: no gradient would"),
+    "clip NaN": (lambda: Update(clip_norm=math.nan), "clip_norm=nan must be a finite number"),
     "rho": (lambda: RMSprop(1), "rho=1.0 must lie in [0, 1)"),
     "unknown": (lambda: trained("reference", "adm", 0.1), "unknown optimizer 'adm': did you mean "
                 "'adam'?"),
@@ -369,6 +412,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "own infinite": (lambda: define_optimizer("o", HEAVY, ["v"], mu=math.inf), "finite number"),
     "own climbs": (lambda: define_optimizer("o", {"w": "w + eta*g"}), "'o' does not descend: on "
                    "1/2 w^2 it goes from w = -3.0 to -3.31535 in 100 steps with eta = 0.001"),
+    "own restless": (lambda: define_optimizer("o", {"w": "w - eta*(g + 0.1)"}), "'o' does not rest "
+                     "where w, g and the state are 0: it goes to w = -0.0095"),
     "own explodes": (lambda: define_optimizer("o", {"w": "w - eta/(g - g)"}), "leaves the finite"),
 }  # fmt: skip
 

@@ -34,24 +34,33 @@ def call_kernel(
     return types.float64(size, size, size, size, *pairs), lower
 
 
-@intrinsic
-def call_rule(
-    typing: Any, address: Any, count: Any, w: Any, w0: Any, g: Any, g0: Any,
-    state: Any, state0: Any, apart: Any, numbers: Any, number0: Any,
-) -> Any:  # fmt: skip
-    """``kernel(count, w, g, state, apart, numbers)`` at ``address``; see ``blocks.rule_kernel``."""
-    size = types.int64
+def _caller(result: Any, kind: Any) -> Any:
+    """``kernel(count, w, g, state, apart, numbers)`` at ``address``, which gives a ``result``; see
+    ``blocks.rule_kernel``."""
 
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        w_at, g_at, state_at, numbers_at = (
-            pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (2, 4, 6, 9)
-        )
-        given = [args[1], w_at, g_at, state_at, args[8], numbers_at]
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), given)
-        return context.get_dummy_value()
+    @intrinsic
+    def call(
+        typing: Any, address: Any, count: Any, w: Any, w0: Any, g: Any, g0: Any,
+        state: Any, state0: Any, apart: Any, numbers: Any, number0: Any,
+    ) -> Any:  # fmt: skip
+        size = types.int64
 
-    return types.void(size, size, w, size, g, size, state, size, size, numbers, size), lower
+        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            w_at, g_at, state_at, numbers_at = (
+                pointer(context, builder, sig.args[i], args[i], args[i + 1]) for i in (2, 4, 6, 9)
+            )
+            given = [args[1], w_at, g_at, state_at, args[8], numbers_at]
+            function = ir.FunctionType(kind, [value.type for value in given])
+            found = builder.call(builder.inttoptr(args[0], function.as_pointer()), given)
+            return context.get_dummy_value() if result is types.void else found
+
+        return result(size, size, w, size, g, size, state, size, size, numbers, size), lower
+
+    return call
+
+
+call_rule = _caller(types.void, ir.VoidType())
+call_squares = _caller(types.float64, ir.DoubleType())
 
 
 @intrinsic

@@ -12,10 +12,12 @@ of its own. The number of parts fixes every bit of the weights; that of threads 
 
 from __future__ import annotations
 
+from math import sqrt
+
 import numpy as np
 from numba import njit
 
-from gpubp.kernels.cpu.calls import barrier, call_kernel, call_rule
+from gpubp.kernels.cpu.calls import barrier, call_kernel, call_rule, call_squares
 from gpubp.kernels.cpu.machine_code import kept_jit
 from gpubp.kernels.cpu.penalty import penalty
 from gpubp.kernels.cpu.rows import (
@@ -31,6 +33,7 @@ from gpubp.kernels.cpu.rows import (
 from gpubp.kernels.cpu.simd import get, lane_count, load, put, splat, store
 from gpubp.kernels.cpu.sparse import write_row
 from gpubp.kernels.cpu.tile import CHUNK, forward_tile, update_tile
+from gpubp.rule import CLIP_EPSILON
 
 GROUP = 64  # columns that go to one part together: a cache line of uint8
 SPINS = 2000  # looks at the barrier before a waiting thread gives its time slice away
@@ -132,10 +135,21 @@ def _update(units, wide, listed, a, a0, d, d0, step, m, index, i0, b, b0, ldb, b
         j += 1
 
 
+@_jit
+def _turn(layers, l, p, like):
+    """w^l turned over, for BP2, after its update"""
+    lanes = lane_count(like)
+    for k in range(0, layers[l, N_IN], lanes):
+        for j in range(0, layers[l, N_OUT], lanes):
+            there = layers[l, WT] + j * layers[l, WT_STEP] + k
+            transpose(p, layers[l, W] + k * layers[l, W_STEP] + j, layers[l, W_STEP],
+                      p, there, layers[l, WT_STEP])  # fmt: skip
+
+
 @kept_jit
 def train(
     thread, threads, parts, state, rows, wide, units,
-    order, importance, batch, numbers, rules, penalised,
+    order, importance, batch, numbers, rules, penalty_at, squares, number,
     x, values, starts, columns, scale, labels, targets,
     layers, w1, p, s1, s, g1, g,
     packed, chunk_step, index, counts, at, shares, step, y, costs, kernels,
@@ -151,7 +165,9 @@ def train(
     [2][parts][blocks of z^2] is known to all. ``s1`` and ``s`` are the optimizer's state, a row of
     each of its arrays laid out like ``w1`` and ``p``; ``numbers`` has a row a mini-batch. Sparse x:
     see ``sparse.write_row``. ``kernels``: output, then (sigma, hadamard) a layer, and ``rules``:
-    the update of weights and of biases, as addresses.
+    the update of weights and of biases, as addresses. Where the gradient is clipped there are those
+    of the sums of g^2, too, ``squares`` has room for one a part, known to all, and ``number`` for a
+    step's numbers. ``penalty_at`` is the place of l2 among these, or 0.
     """
     like = scale  # a number of the network's dtype
     lanes = lane_count(like)
@@ -165,6 +181,7 @@ def train(
     # factor 1 - eta l2 would not need g, but in float32 a small eta l2 rounds away.)
     buffered = g1.size > 0
     into1, into = (g1, g) if buffered else (w1, p)
+    clipped = squares.size > 0
     parity = 0
     for start in range(0, order.size, batch):
         batch_number = start // batch
@@ -241,8 +258,8 @@ def train(
                            p, layers[depth - 1, A], importance, start, y, 0, p, delta)  # fmt: skip
         if thread == 0:
             costs[0, batch_number] = cost
-        if penalised:
-            l2, l1 = numbers[batch_number, -2], numbers[batch_number, -1]
+        if penalty_at:
+            l2, l1 = numbers[batch_number, penalty_at], numbers[batch_number, penalty_at + 1]
             for part in range(thread, parts, threads):
                 for first in range(part * GROUP, n_first, parts * GROUP):
                     count = (min(first + GROUP, n_first) - first) * layers[0, W_STEP]
@@ -254,6 +271,7 @@ def train(
                 costs[0, batch_number] += m * penalty(p, layers[l, W], size, l2, l1)
 
         # From the output back: BP2 with w^l as it was in the forward pass, then its update.
+        squared = 0.0
         alpha = (one if buffered else -numbers[batch_number, 0]) / as_float(m, like)
         for l in range(depth - 1, 0, -1):
             n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
@@ -271,14 +289,14 @@ def train(
                 row = layers[l, W] + k * w_step
                 _update(units, wide, False, p, a, p, delta, step, m,
                         index[0], 0, into, row, w_step, blocks, alpha)  # fmt: skip
-            if buffered:
+            if clipped:
+                squared += call_squares(rules[2], size, p, layers[l, W], g, layers[l, W],
+                                        s, 0, 0, numbers, number0)  # fmt: skip
+            elif buffered:
                 call_rule(rules[0], size, p, layers[l, W], g, layers[l, W],
                           s, layers[l, W], g.size, numbers, number0)  # fmt: skip
-            for k in range(0, n_in, lanes):
-                for j in range(0, n_out, lanes):
-                    there = layers[l, WT] + j * layers[l, WT_STEP] + k
-                    transpose(p, layers[l, W] + k * w_step + j, w_step,
-                              p, there, layers[l, WT_STEP])  # fmt: skip
+            if not clipped:
+                _turn(layers, l, p, like)
 
         # BP3.
         for l in range(depth):
@@ -288,7 +306,10 @@ def train(
                     column = column + load(p, layers[l, DELTA] + j * step + i * lanes)
                 here = layers[l, B] + j * lanes
                 store(into, here, load(into, here) + splat(alpha) * column)
-                if buffered:
+                if clipped:
+                    squared += call_squares(rules[3], lanes, p, here, g, here, s, 0, 0,
+                                            numbers, number0)  # fmt: skip
+                elif buffered:
                     call_rule(rules[1], lanes, p, here, g, here, s, here, g.size,
                               numbers, number0)  # fmt: skip
 
@@ -302,8 +323,38 @@ def train(
                     _update(units, wide, True, packed[part], q * chunk_step + k, p, delta, step, m,
                             rows_of_w, q * width + k, into1, 0, w_step,
                             first_blocks, alpha1)  # fmt: skip
-            if buffered:
-                for first in range(part * GROUP, n_first, parts * GROUP):
-                    count = (min(first + GROUP, n_first) - first) * w_step
-                    call_rule(rules[0], count, w1, first * w_step, g1, first * w_step,
-                              s1, first * w_step, g1.size, numbers, number0)  # fmt: skip
+            if clipped:
+                squares[part] = 0.0
+            for first in range(part * GROUP, n_first if buffered else 0, parts * GROUP):
+                here, count = first * w_step, (min(first + GROUP, n_first) - first) * w_step
+                if clipped:
+                    squares[part] += call_squares(rules[2], count, w1, here, g1, here, s1, 0, 0,
+                                                  numbers, number0)  # fmt: skip
+                else:
+                    call_rule(rules[0], count, w1, here, g1, here, s1, here, g1.size,
+                              numbers, number0)  # fmt: skip
+        if not clipped:
+            continue
+
+        # All of the gradient is there: its norm, then the updates that waited for it.
+        if threads > 1 and not barrier(state, threads, SPINS):
+            return
+        for part in range(parts):
+            squared += squares[part]
+        last = numbers.shape[1] - 1
+        for i in range(last):
+            number[i] = numbers[batch_number, i]
+        number[last] = min(1.0, numbers[batch_number, last] / (sqrt(squared) + CLIP_EPSILON))
+        for part in range(thread, parts, threads):
+            for first in range(part * GROUP, n_first, parts * GROUP):
+                here, count = first * w_step, (min(first + GROUP, n_first) - first) * w_step
+                call_rule(rules[0], count, w1, here, g1, here, s1, here, g1.size, number, 0)
+        for l in range(depth):
+            if l > 0:
+                size = (layers[l, N_IN] + lanes - 1) // lanes * lanes * layers[l, W_STEP]
+                call_rule(rules[0], size, p, layers[l, W], g, layers[l, W],
+                          s, layers[l, W], g.size, number, 0)  # fmt: skip
+                _turn(layers, l, p, like)
+            for j in range((layers[l, N_OUT] + lanes - 1) // lanes):
+                here = layers[l, B] + j * lanes
+                call_rule(rules[1], lanes, p, here, g, here, s, here, g.size, number, 0)

@@ -79,6 +79,12 @@ class PanelStepper(ThreadedStepper):
                 place(l, field, blocks * block(n_out))
         self._p = aligned(end, dtype)
         self._s = aligned((len(plan.rule.state), n_parameters), dtype)
+        self._gradient = aligned(n_parameters if plan.rule.clipped else 0, dtype)
+        sums = sum(
+            -(-vectors(n_out) // wide) * vectors(n_in) + vectors(n_out)
+            for n_in, n_out in pairwise(sizes)
+        )
+        self._squares = aligned(sums if plan.rule.clipped else 0, np.float64)
         self._y = aligned(blocks * block(sizes[-1]), dtype)
         self._by_block = aligned(blocks, np.float64)
         self._penalties = aligned(n_parameters // (wide * lanes * lanes) + 1, np.float64)
@@ -122,14 +128,15 @@ class PanelStepper(ThreadedStepper):
         importance: Any,
         costs: Any,
     ) -> None:
-        rule, own = self.plan.rule, self._own[thread]
+        own = self._own[thread]
         self._engine.train(
             thread, threads, self._by_rows, state, *self._shape,
             order, importance, self.plan.batch_size, numbers, self._rules,
-            rule.penalised, rule.is_plain,
+            self._penalty_at, self.plan.rule.is_plain,
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers, self._p,
-            self._s.reshape(-1), self._s.shape[1], self._g[thread],
+            self._s.reshape(-1), self._s.shape[1], self._g[thread], self._gradient,
+            self._squares, self._number[thread],
             own["a1"], self._a1_step, own["at"],
             own["a_list"], own["b_list"], self._list_step, own["counts"],
             own["a_rows"], own["b_rows"], self._rows_step, own["row_counts"], own["masks"],

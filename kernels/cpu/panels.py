@@ -28,9 +28,11 @@ one order, so the bits depend neither on the way nor on how many threads there a
 
 from __future__ import annotations
 
+from math import sqrt
+
 from numba import int32, njit
 
-from gpubp.kernels.cpu.calls import barrier, call_kernel, call_rule
+from gpubp.kernels.cpu.calls import barrier, call_kernel, call_rule, call_squares
 from gpubp.kernels.cpu.machine_code import kept_jit
 from gpubp.kernels.cpu.penalty import penalty
 from gpubp.kernels.cpu.rows import (
@@ -47,6 +49,7 @@ from gpubp.kernels.cpu.rows import (
 from gpubp.kernels.cpu.simd import first_lanes, get, lane_count, load, prefetch, put, splat, store
 from gpubp.kernels.cpu.sparse import write_row
 from gpubp.kernels.cpu.tile import product_tile
+from gpubp.rule import CLIP_EPSILON
 
 SPINS = 2000  # looks at the barrier before a waiting thread gives its time slice away
 PART = 512  # terms summed at once: a long sum in parts rounds less
@@ -239,10 +242,23 @@ def _output(block, t, order, importance, start, m, labels, targets, layers, p, y
                        y, beside, p, delta)  # fmt: skip
 
 
+@_inlined
+def _turn(wide, layers, l, q, k, w, p, like):
+    """The vectors from k on of panel q of w^l turned over, for BP2, after their update"""
+    lanes, across = lane_count(like), len(wide)
+    panel, vectors = across * lanes, (layers[l, N_OUT] + lanes - 1) // lanes
+    if l > 0:
+        to = layers[l, WT] + k // across * panel * vectors * lanes
+        to += k % across * lanes + q * across * panel * lanes
+        for j in range(min(across, vectors - q * across)):
+            transpose(p, w + j * lanes, panel, p, to + j * lanes * panel, panel)
+
+
 @kept_jit
 def train(
     thread, threads, by_rows, state, block, wide, units, order, importance, batch, numbers, rules,
-    penalised, fused, x, values, starts, columns, scale, labels, targets, layers, p, s, apart, room,
+    penalty_at, fused, x, values, starts, columns, scale, labels, targets,
+    layers, p, s, apart, room, gradient, squares, number,
     a1, a1_step, at, a_list, b_list, list_step, counts, a_rows, b_rows, rows_step, row_counts,
     masks, y, by_block, penalties, costs, kernels,
 ):  # fmt: skip
@@ -257,6 +273,11 @@ def train(
     mini-batch. A thread's own ``room`` takes a piece of the gradient; ``a1`` to ``masks`` are its
     own too, or shared by rows. ``kernels``: output, then (sigma, hadamard) a layer, and ``rules``:
     the update of weights and of biases, as addresses. Sparse x: see ``sparse.write_row``.
+
+    Where the gradient is clipped there are the addresses of the sums of g^2, too, ``gradient`` is
+    laid out like ``p``, ``squares`` has room for a sum a block of weights and vector of biases, and
+    a thread's own ``number`` for a step's numbers. ``penalty_at`` is the place of l2 among these,
+    or 0.
     """
     like = scale  # a number of the network's dtype
     lanes = lane_count(like)
@@ -271,6 +292,7 @@ def train(
     # and sums in several parts by way of ``room``. (L2 as a factor 1 - eta l2 would not need it,
     # but in float32 a small eta l2 rounds away.)
     buffered = not fused or batch > PART
+    clipped = squares.size > 0
     for start in range(0, order.size, batch):
         m = min(batch, order.size - start)
         batch_number = start // batch
@@ -336,7 +358,9 @@ def train(
             costs[0, batch_number] = total
 
         # BP3, BP4 and the update, from the output back
-        slot = 0
+        slot, bias_slot = 0, squares.size
+        for l in range(depth):
+            bias_slot -= (layers[l, N_OUT] + lanes - 1) // lanes
         for l in range(depth - 1, -1, -1):
             n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
             k_blocks, vectors = (n_in + lanes - 1) // lanes, (n_out + lanes - 1) // lanes
@@ -347,7 +371,12 @@ def train(
                     column = _column_sum(block, p, layers[l, DELTA] + j * tall * lanes,
                                          layers[l, BLOCK], m, like)  # fmt: skip
                     bias = layers[l, B] + j * lanes
-                    if buffered:
+                    if clipped:
+                        store(gradient, bias, splat(alpha) * column)
+                        squares[bias_slot + j] = call_squares(
+                            rules[3], lanes, p, bias, gradient, bias, s, 0, 0, numbers, number0
+                        )
+                    elif buffered:
                         store(room, 0, splat(alpha) * column)
                         call_rule(rules[1], lanes, p, bias, room, 0, s, bias, apart,
                                   numbers, number0)  # fmt: skip
@@ -372,6 +401,8 @@ def train(
                         continue
                     w = layers[l, W] + (q * k_blocks + k) * panel * lanes
                     into, to = (room, 0) if buffered else (p, w)
+                    if clipped:
+                        into, to = gradient, w
                     for u in range(0, min(lanes, n_in - k * lanes), group):
                         g = (k * lanes + u) // group
                         chosen = (depth + g) * rows_step if l == 0 else l * rows_step
@@ -380,24 +411,52 @@ def train(
                                  source, a_in + k * tall * lanes + u, a_rows,
                                  p, delta, b_rows, chosen, count,
                                  into, to + u * panel, alpha)  # fmt: skip
-                    if penalised:
-                        penalties[slot + q * k_blocks + k] = penalty(
-                            p, w, panel * lanes,
-                            numbers[batch_number, -2], numbers[batch_number, -1],
-                        )  # fmt: skip
+                    if penalty_at:
+                        l2 = numbers[batch_number, penalty_at]
+                        l1 = numbers[batch_number, penalty_at + 1]
+                        penalties[slot + q * k_blocks + k] = penalty(p, w, panel * lanes, l2, l1)
+                    if clipped:
+                        squares[slot + q * k_blocks + k] = call_squares(
+                            rules[2], panel * lanes, p, w, gradient, w, s, 0, 0, numbers, number0
+                        )
+                        continue
                     if buffered:
                         call_rule(rules[0], panel * lanes, p, w, room, 0, s, w, apart,
                                   numbers, number0)  # fmt: skip
-                    if l > 0:  # w^T, for BP2
-                        to = layers[l, WT] + k // across * panel * vectors * lanes
-                        to += k % across * lanes + q * across * panel * lanes
-                        for j in range(here):
-                            transpose(p, w + j * lanes, panel, p, to + j * lanes * panel, panel)
+                    _turn(wide, layers, l, q, k, w, p, like)
             slot += (vectors + across - 1) // across * k_blocks
-        shared = by_rows or depth != 2 or penalised
+            bias_slot += vectors
+        if clipped:
+            # All of the gradient is there: its norm, then the updates that waited for it.
+            if together and not barrier(state, threads, SPINS):
+                return
+            squared = 0.0
+            for i in range(squares.size):
+                squared += squares[i]
+            last = numbers.shape[1] - 1
+            for i in range(last):
+                number[i] = numbers[batch_number, i]
+            number[last] = min(1.0, numbers[batch_number, last] / (sqrt(squared) + CLIP_EPSILON))
+            for l in range(depth):
+                k_blocks = (layers[l, N_IN] + lanes - 1) // lanes
+                vectors = (layers[l, N_OUT] + lanes - 1) // lanes
+                by_panels = not by_rows and l < depth - 1
+                for j in range(vectors):
+                    if j // across % threads == thread:
+                        bias = layers[l, B] + j * lanes
+                        call_rule(rules[1], lanes, p, bias, gradient, bias, s, bias, apart,
+                                  number, 0)  # fmt: skip
+                for q in range((vectors + across - 1) // across):
+                    for k in range(k_blocks):
+                        if (q if by_panels else k // across) % threads == thread:
+                            w = layers[l, W] + (q * k_blocks + k) * panel * lanes
+                            call_rule(rules[0], panel * lanes, p, w, gradient, w, s, w, apart,
+                                      number, 0)  # fmt: skip
+                            _turn(wide, layers, l, q, k, w, p, like)
+        shared = by_rows or depth != 2 or penalty_at or clipped
         if together and shared and not barrier(state, threads, SPINS):
             return
-        if thread == 0 and penalised:
+        if thread == 0 and penalty_at:
             squared = 0.0
             for i in range(slot):
                 squared += penalties[i]

@@ -58,6 +58,9 @@ class ThreadedStepper(ABC):
         empty = np.zeros(0, dtype)
         self._targets = empty if y.ndim == 1 else y.astype(dtype, copy=False).reshape(-1)
         self._kernels, self._rules = stepper_kernels(plan), rule_kernels(plan)
+        names = plan.rule.numbers
+        self._penalty_at = names.index("l2") if plan.rule.penalised else 0
+        self._number = [aligned(len(names), dtype) for _ in range(threads)]  # of a step, clipped
         self._cost_parts = cost_parts
         self._last, self._runs = 1, 0
         self._lately = {1: math.inf, threads: 0.0}  # seconds an example

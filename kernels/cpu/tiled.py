@@ -74,6 +74,7 @@ class TiledStepper(ThreadedStepper):
         self._p = [aligned(end, dtype) for _ in range(threads)]
         self._w1 = aligned((sizes[0] + parts, up(sizes[1])), dtype)
         kept, buffered = len(plan.rule.state), not plan.rule.is_plain
+        self._squares = aligned(parts if plan.rule.clipped else 0, np.float64)
         self._s1 = aligned((kept, *self._w1.shape), dtype)
         self._s = [aligned((kept, self._n_parameters), dtype) for _ in range(threads)]
         self._g1 = aligned(self._w1.size if buffered else 0, dtype)
@@ -107,7 +108,8 @@ class TiledStepper(ThreadedStepper):
     ) -> None:
         self._engine.train(
             thread, threads, self.parts, state, *self._shape,
-            order, importance, self.plan.batch_size, numbers, self._rules, self.plan.rule.penalised,
+            order, importance, self.plan.batch_size, numbers, self._rules, self._penalty_at,
+            self._squares, self._number[thread],
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers,
             self._w1.reshape(-1), self._p[thread], self._s1.reshape(-1),

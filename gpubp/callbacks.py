@@ -11,7 +11,7 @@ from .history import check_watched
 from .printable import brief
 
 if TYPE_CHECKING:
-    from .sgd import Training
+    from .training import Training
 
 
 class Callback:

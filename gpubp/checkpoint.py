@@ -23,7 +23,6 @@ from .expression import MAX_LENGTH, Expression
 from .history import Epoch, History
 from .network import Network
 from .printable import LONGEST, brief, printable
-from .sgd import Training
 from .stored import (
     GENERATORS,
     check_stored,
@@ -34,6 +33,7 @@ from .stored import (
     with_velocity,
 )
 from .tensorfile import read_tensors, write_tensors
+from .training import Training
 
 _FORMAT = "gpubp-1"
 _COUNTERS = ("examples", "batch_size", "epochs", "epoch", "step", "cost_sum",

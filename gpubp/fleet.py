@@ -25,14 +25,17 @@ import numpy as np
 from .alone import training_alone
 from .arrays import as_array
 from .errors import DivergenceError
+from .examples import Examples, check_examples, check_validation
 from .fleet_result import FleetResult, FleetRow
 from .interrupt import deferred_interrupt
 from .network import Network
 from .optimizer import Optimizer
 from .plan import threads_at_hand
 from .printable import brief
+from .progress import Bar
 from .schedule import Schedule
-from .sgd import Bar, Examples, Piece, Run, Shuffle, check_examples, check_validation
+from .settings import SETTINGS, Settings, Shuffle
+from .sgd import Piece, Run
 from .weighting import ClassWeight
 
 _TURN_SECONDS = 1.0  # a network trains before the next has its turn
@@ -137,7 +140,7 @@ class Fleet(Sequence[Network]):
         clip_norm: float | Sequence[float | None] | None = None,
         shuffle: Shuffle | Sequence[Shuffle] = True,
         sample_weight: Any = None,
-        class_weight: ClassWeight = None,
+        class_weight: ClassWeight | Sequence[ClassWeight] = None,
         validation: tuple[Any, ...] | None = None,
         folds: Iterable[tuple[Any, Any]] | None = None,
         callbacks: Sequence[Any] | Callable[[int], Sequence[Any]] = (),
@@ -174,12 +177,13 @@ class Fleet(Sequence[Network]):
             KeyboardInterrupt: Ctrl-C, every network at a step boundary; ``result`` has what they
                 reached, and ``resume=True`` continues.
         """
-        given = {
-            "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
-            "optimizer": optimizer, "momentum": momentum, "nesterov": nesterov, "l2": l2, "l1": l1,
-            "clip_norm": clip_norm, "shuffle": shuffle,
-        }  # fmt: skip
-        settings = {name: _each(name, value, len(self)) for name, value in given.items()}
+        given = (
+            epochs, batch_size, learning_rate, optimizer, momentum, nesterov, l2, l1, clip_norm,
+            shuffle, class_weight,
+        )  # fmt: skip
+        settings = {
+            name: _each(name, value, len(self)) for name, value in zip(SETTINGS, given, strict=True)
+        }
         if isinstance(callbacks, Iterable):
             callbacks = list(callbacks)
         data = _Data(self._networks, x, y, sample_weight, validation, folds)
@@ -190,9 +194,8 @@ class Fleet(Sequence[Network]):
                 own = {name: values[i] for name, values in settings.items()}
                 with network.backend.device(), _naming(i):
                     runs.append(
-                        Run(network, *data.of(i), **own, class_weight=class_weight, resume=resume,
-                            callbacks=callbacks(i) if callable(callbacks) else callbacks,
-                            threads=threads)
+                        Run(network, *data.of(i), Settings(**own), resume=resume, threads=threads,
+                            callbacks=callbacks(i) if callable(callbacks) else callbacks)
                     )  # fmt: skip
             groups = list(_groups(runs))
             for run in runs:

@@ -12,7 +12,7 @@ from .errors import CheckpointError
 
 if TYPE_CHECKING:
     from .network import Network
-    from .sgd import Training
+    from .training import Training
 
 _SECONDS = 5.0  # between two checkpoints
 _SHARE = 0.1  # of the time, at most, that goes into writing those of a large network

@@ -35,8 +35,9 @@ from .optimizer import Optimizer
 from .parameters import LayerArrays, Parameters
 from .printable import brief
 from .schedule import Schedule
-from .sgd import Shuffle, Training
+from .settings import Settings, Shuffle
 from .sgd import fit as sgd_fit
+from .training import Training
 from .weighting import ClassWeight, check_weights
 
 if TYPE_CHECKING:
@@ -388,12 +389,13 @@ class Network:
                 network keeps its weights.
         """
         with training_alone([self]), self.backend.device():
+            settings = Settings(
+                epochs, batch_size, learning_rate, optimizer, momentum, nesterov, l2, l1, clip_norm,
+                shuffle, class_weight,
+            )  # fmt: skip
             return sgd_fit(
-                self, x, y, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-                optimizer=optimizer, momentum=momentum, nesterov=nesterov, l2=l2, l1=l1,
-                clip_norm=clip_norm, shuffle=shuffle, sample_weight=sample_weight,
-                class_weight=class_weight, validation=validation, callbacks=callbacks,
-                progress=progress, checkpoint=checkpoint, resume=resume,
+                self, x, y, settings, sample_weight=sample_weight, validation=validation,
+                callbacks=callbacks, progress=progress, checkpoint=checkpoint, resume=resume,
             )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -25,7 +25,7 @@ from .backend import Backend
 from .cost import Cost
 from .frames import unmasked
 from .network import Network as RowNetwork
-from .sgd import Training
+from .training import Training
 
 Array = np.ndarray[Any, Any]
 Example = tuple[Any, Any]

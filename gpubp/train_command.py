@@ -38,7 +38,7 @@ from .output import say
 from .printable import brief
 from .regression import Targets, squares_of
 from .schedule import Schedule, make_schedule
-from .sgd import Training
+from .training import Training
 
 _NETWORK_OPTIONS = ("sizes", "activation", "cost", "init", "dtype", "rng")
 _RATES = {False: 3.0, True: 0.03}  # of SGD; of a regression one that unsaturated outputs can stand

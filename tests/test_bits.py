@@ -14,7 +14,12 @@ from oracle import steps
 
 import gpubp
 from gpubp import sgd
+from gpubp.examples import Examples
+from gpubp.optimizer import Update
+from gpubp.plan import Plan
+from gpubp.progress import Bar
 from gpubp.schedule import ReduceOnPlateau
+from gpubp.settings import Settings
 
 WAYS = [
     "reference", "cpu tiled", "cpu panels",
@@ -182,8 +187,8 @@ def test_each_mini_batch_has_its_cost(way: gpubp.Backend, cut: Any) -> None:
     rows, costs = np.random.default_rng(1).permutation(61), []
     for where in (way, gpubp.get_backend("reference")):
         net = made(where)
-        update = sgd.Update(l2=1e-2)
-        plan = sgd.Plan(net.sizes, net.activations, net.cost, 4, net.dtype, update.rule)
+        update = Update(l2=1e-2)
+        plan = Plan(net.sizes, net.activations, net.cost, 4, net.dtype, update.rule)
         data = [where.asarray(array) for array in (x, y)]
         stepper = where.kernels.Stepper(plan, net.parameters, *data)
         before = where.asnumpy(net.parameters.flat).copy()
@@ -199,12 +204,9 @@ def test_the_first_epoch_is_as_long_as_the_others(way: gpubp.Backend) -> None:
     """What is compiled, is compiled before the clock runs, and changes nothing."""
     compiling: list[bool] = []
     net = made(way)
-    examples_ = sgd.Examples(*net.check_data(*examples()))
-    run = sgd.Run(
-        net, examples_, None, epochs=1, batch_size=4, learning_rate=0.1,
-        optimizer="sgd", momentum=0.5, nesterov=False, l2=0.0, l1=0.0, shuffle=True, callbacks=(),
-        resume=False,
-    )  # fmt: skip
+    examples_ = Examples(*net.check_data(*examples()))
+    settings = Settings(1, 4, 0.1, momentum=0.5)
+    run = sgd.Run(net, examples_, None, settings, callbacks=(), resume=False)
     before = way.asnumpy(net.parameters.flat).copy()
     run.prepare()
     np.testing.assert_array_equal(way.asnumpy(net.parameters.flat), before)
@@ -219,6 +221,6 @@ def test_the_first_epoch_is_as_long_as_the_others(way: gpubp.Backend) -> None:
             from gpubp.kernels.cuda import source
 
             patch.setattr(source, "compiled", lambda *a, **k: compiling.append(True))
-        run.epoch(lambda: False, sgd.Bar(False, [run.training]))
+        run.epoch(lambda: False, Bar(False, [run.training]))
     assert not compiling
     assert (way.asnumpy(net.parameters.flat) != before).any()

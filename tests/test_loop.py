@@ -20,6 +20,7 @@ from gpubp.kernels.cpu.paneled import PanelStepper
 from gpubp.kernels.cpu.tiled import TiledStepper
 from gpubp.optimizer import Update
 from gpubp.schedule import ReduceOnPlateau
+from gpubp.training import Training
 
 X, Y = blobs(60)
 
@@ -122,7 +123,7 @@ def test_the_cost_after_a_divergence(
     assert net.training is not None
     assert (net.training.step, net.training.cost) == (7, twin.history.cost[0])
     np.testing.assert_array_equal(flat(net), flat(twin))
-    assert math.isnan(gpubp.sgd.Training(net, 5, 1, {}).cost)
+    assert math.isnan(Training(net, 5, 1, {}).cost)
 
 
 @pytest.mark.parametrize("rule", [update_by(l2=0.1, l1=0.01), update_by(0.9, True, 0.1)])

@@ -64,7 +64,7 @@ def test_kernels_import_nothing_above_them() -> None:
     import gpubp.kernels
 
     allowed = {"activation", "arrays", "cost", "errors", "expression", "kernels", "plan"}
-    allowed |= {"folders", "interrupt", "parameters"}
+    allowed |= {"folders", "interrupt", "parameters", "rule"}
     for path in Path(gpubp.kernels.__file__).parent.rglob("*.py"):
         extra = {"backprop"} if path.name == "reference.py" else set()
         above = {name.split(".")[1] for name in imported_modules(path)} - allowed - extra

@@ -11,8 +11,8 @@ import pytest
 from oracle import flat, host, normwise
 
 import gpubp
+from gpubp.examples import importance_of
 from gpubp.optimizer import Adam
-from gpubp.sgd import importance_of
 
 RNG = np.random.default_rng(81)
 X, Y = RNG.standard_normal((60, 7)), RNG.integers(0, 3, 60)

@@ -28,7 +28,7 @@ from .text import plain, table
 
 if TYPE_CHECKING:
     from gpubp.network import Network
-    from gpubp.sgd import Training
+    from gpubp.training import Training
 
 SATURATED = 0.1  # sigma'(z) below this share of the activation's steepest slope
 QUIET_INPUT = 0.01  # |a_in| below this hardly moves its weights

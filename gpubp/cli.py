@@ -42,6 +42,29 @@ A custom activation is a formula in z, a custom cost a formula in a and y: --cos
 """
 
 
+# What other tools call these options, in letters and digits alone.
+_ELSEWHERE = {
+    **dict.fromkeys(("lr", "eta", "rate", "stepsize", "learningrateinit"), "--learning-rate"),
+    **dict.fromkeys(("batch", "bs", "m", "minibatch", "minibatchsize"), "--batch-size"),
+    **dict.fromkeys(("seed", "randomstate", "randomseed"), "--rng"),
+    **dict.fromkeys(("hidden", "layers", "hiddenlayersizes", "architecture"), "--sizes"),
+    **dict.fromkeys(("output", "out", "o", "checkpoint", "model"), "--save"),
+    **dict.fromkeys(("loss", "objective"), "--cost"),
+    **dict.fromkeys(("optim", "opt", "solver", "optimiser"), "--optimizer"),
+    **dict.fromkeys(("device", "gpu", "cuda", "cpu"), "--backend"),
+    **dict.fromkeys(("patience",), "--early-stopping"),
+    **dict.fromkeys(("weightdecay", "reg", "lambda", "alpha"), "--l2"),
+    **dict.fromkeys(("dataset", "train", "input", "file", "csv"), "--data"),
+    **dict.fromkeys(("sep", "separator"), "--delimiter"),
+    **dict.fromkeys(("label", "labels", "y", "targetcolumn"), "--target"),
+    **dict.fromkeys(("epoch", "iterations", "maxiter", "nepochs"), "--epochs"),
+    **dict.fromkeys(("initializer", "initialiser", "weights"), "--init"),
+    **dict.fromkeys(("scheduler", "lrschedule"), "--schedule"),
+    **dict.fromkeys(("load", "continue"), "--resume"),
+    **dict.fromkeys(("silent", "q"), "--quiet"),
+}
+
+
 class _Parser(argparse.ArgumentParser):
     """Bad arguments are ``ValueError``, so that every failure is told in one place."""
 
@@ -53,7 +76,12 @@ class _Parser(argparse.ArgumentParser):
         args, rest = self.parse_known_args(argv)
         if rest and rest[0].startswith("-"):
             options = set(re.findall(r"--[\w-]+", self.format_usage()))
-            raise unknown("option", rest[0].partition("=")[0], options)
+            elsewhere = {name: ours for name, ours in _ELSEWHERE.items() if ours in options}
+            raise unknown("option", rest[0].partition("=")[0], options, elsewhere)
+        if rest and "--data" in self.format_usage():
+            raise ValueError(
+                f"one argument too many: {rest[0]!r}: did you mean --data {rest[0]}?"
+            )
         if rest:
             raise ValueError(f"one argument too many: {rest[0]!r} (see '{self.prog} --help')")
         return args

@@ -33,6 +33,7 @@ Pair = tuple[Array, Array]
 
 _IDX_NAMES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
               "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")  # fmt: skip
+_LONGEST_HEAD = 10  # characters of a class's name over its column
 _WIDEST_TABLE = 20  # classes; of more, the most frequent confusions are listed instead
 _INK = np.array(list(" .:-=+*#%@"))
 
@@ -245,12 +246,14 @@ def _confusion_table(counts: Array, names: Sequence[str] | None) -> str:
             if wrong[i, j]
         ]
         return "\n".join(["most frequent confusions", *lines])
-    width = 2 + max(len(str(counts.max())), len(str(classes - 1)))
-    lines = ["true | predicted", "     |" + "".join(f"{j:{width}}" for j in range(classes))]
-    lines.append("-----+" + "-" * (width * classes))
-    for i, row in enumerate(counts):
-        name = f"  {class_name(names, i)}" if names is not None else ""
-        lines.append(f"{i:4} |" + "".join(f"{n or '.':>{width}}" for n in row.tolist()) + name)
+    rows = [class_name(names, i) for i in range(classes)]
+    heads = [name if len(name) <= _LONGEST_HEAD else f"{name[: _LONGEST_HEAD - 1]}~" for name in rows]
+    side = max(4, *map(len, rows))
+    width = 2 + max(len(str(counts.max())), *map(len, heads))
+    lines = [f"{'true':{side}} | predicted", f"{'':{side}} |" + "".join(f"{h:>{width}}" for h in heads)]
+    lines.append("-" * side + "-+" + "-" * (width * classes))
+    for name, row in zip(rows, counts.tolist(), strict=True):
+        lines.append(f"{name:>{side}} |" + "".join(f"{n or '.':>{width}}" for n in row))
     return "\n".join(lines)
 
 

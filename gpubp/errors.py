@@ -73,6 +73,9 @@ def _rebuild_format_error(
     return DataFormatError(file, expected=expected, found=found, offset=offset)
 
 
+_LONG_STEP = 1e3  # of a weight, which is of the size of 1
+
+
 class DivergenceError(ArithmeticError):
     """Training left the finite numbers; the network keeps the last finite weights.
 
@@ -81,19 +84,31 @@ class DivergenceError(ArithmeticError):
     finite; ``None`` where every z and a was finite but the cost was not).
     """
 
-    def __init__(self, epoch: int, step: int, layer: int | None, learning_rate: float) -> None:
+    def __init__(
+        self, epoch: int, step: int, layer: int | None, learning_rate: float,
+        l2: float = 0.0, l1: float = 0.0,
+    ) -> None:  # fmt: skip
         self.epoch = epoch
         self.step = step
         self.layer = layer
         self.learning_rate = learning_rate
+        self._penalties = l2, l1
         place = "the cost" if layer is None else f"layer {layer}"
+        cure = f"a learning rate below {learning_rate:g}"
+        # Such a step takes a weight beyond 0 to one as large or larger on the other side.
+        if learning_rate * l2 >= 2:
+            cure = f"an l2 below {l2:g}, as a step multiplies weights by 1 - eta l2"
+        elif learning_rate * l1 >= _LONG_STEP:
+            cure = f"an l1 below {l1:g}, as a step moves weights by eta l1"
         super().__init__(
             f"training diverged in epoch {epoch}, step {step}: {place} is no longer finite; the "
-            f"last finite weights are kept: try a learning rate below {learning_rate:g}"
+            f"last finite weights are kept: try {cure}"
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.epoch, self.step, self.layer, self.learning_rate))
+        return (
+            type(self), (self.epoch, self.step, self.layer, self.learning_rate, *self._penalties)
+        )  # fmt: skip
 
 
 def is_name(text: str) -> bool:

@@ -60,8 +60,11 @@ def explain(args: Namespace) -> int:
     else:
         taken = class_name(net.classes, int(predicted(net, one[0])[0]))
     say(f"{data}\n{net}\n{args.part} part, example {i}, {data.label(y[i])}, taken for {taken}")
-    for name in shown:
-        say(f"\n{found[name]}")
+    for name in shown if page is None else ():  # the page shows them
+        text = str(found[name])
+        if name == "trace":
+            text = text.replace("; values are those of example 0", "", 1)  # of this one alone
+        say(f"\n{text}")
     for name, path in pictures.items():
         found[name].plot(path)
         say(f"\n{name} drawn to {path}")

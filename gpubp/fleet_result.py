@@ -14,7 +14,7 @@ import numpy as np
 from .errors import DivergenceError
 from .history import History
 from .network import Network
-from .printable import LONGEST, printable
+from .printable import LONGEST, figure, printable
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _shown(value: Any) -> str:
 def _table(columns: dict[str, list[Any]]) -> str:
     """Columns as aligned text: numbers to the right, words to the left, empty ones left out."""
     formats: dict[str, Callable[[Any], str]] = {
-        "cost": "{:.6f}".format, "validation_cost": "{:.6f}".format,
+        "cost": figure, "validation_cost": figure,
         "validation_accuracy": "{:.2%}".format, "seconds": "{:.2f}".format,
     }  # fmt: skip
     lines: list[list[str]] = [[] for _ in range(1 + len(next(iter(columns.values()))))]

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, overload
 
+from .printable import figure
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -22,9 +24,9 @@ class Epoch:
     validation_accuracy: float | None = None
 
     def __str__(self) -> str:
-        text = f"epoch {self.epoch:3d}  cost {self.cost:.6f}  {self.seconds:.3f} s"
+        text = f"epoch {self.epoch:3d}  cost {figure(self.cost)}  {self.seconds:.3f} s"
         if self.validation_cost is not None:
-            text += f"  validation cost {self.validation_cost:.6f}"
+            text += f"  validation cost {figure(self.validation_cost)}"
         if self.validation_accuracy is not None:
             text += f"  accuracy {100 * self.validation_accuracy:.2f}%"
         return text

@@ -33,7 +33,7 @@ from .history import History
 from .initialise import Initialiser, draw, get_initialiser
 from .optimizer import Optimizer
 from .parameters import LayerArrays, Parameters
-from .printable import brief
+from .printable import brief, figure
 from .schedule import Schedule
 from .settings import Settings, Shuffle
 from .sgd import fit as sgd_fit
@@ -69,7 +69,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.2f}%"
-        return f"cost {self.cost:.6f}{accuracy}"
+        return f"cost {figure(self.cost)}{accuracy}"
 
 
 class Network:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import reprlib
 
 LONGEST = 80  # characters of one quoted value
+_HUGE = 1e6  # from here on decimals say nothing
 
 
 def printable(text: str, most: int | None = None) -> str:
@@ -34,3 +35,8 @@ _SHORT.maxstring = _SHORT.maxother = LONGEST
 def brief(value: object) -> str:
     """``repr(value)`` in at most 80 characters, however deep or long it is."""
     return printable(_SHORT.repr(value), LONGEST)
+
+
+def figure(value: float, digits: int = 6) -> str:
+    """A cost with so many decimals; a huge one in powers of ten."""
+    return f"{value:.{digits}f}" if abs(value) < _HUGE else f"{value:.{digits}g}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .output import Unfailing
+from .printable import figure
 from .training import Training
 
 
@@ -64,7 +65,7 @@ class Bar:
         self._bar.total -= (t.epochs - t.epoch) * t.examples - done
 
     def _show(self, t: Training) -> None:
-        shown = {"cost": f"{t.cost:.4f}"}
+        shown = {"cost": figure(t.cost, 4)}
         if len(t.history) and t.history[-1].validation_accuracy is not None:
             shown["accuracy"] = f"{100 * t.history[-1].validation_accuracy:.2f}%"
         self._bar.set_postfix(shown, refresh=False)

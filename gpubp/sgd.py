@@ -290,7 +290,8 @@ class Run:
                         for zl, al in zip(z, a, strict=True)
                     ]
             layer = None if all(finite) else finite.index(False) + 2
-            raise DivergenceError(t.epoch, step, layer, float(self.rates(step, 1)[0]))
+            update, rate = self.settings.update, float(self.rates(step, 1)[0])
+            raise DivergenceError(t.epoch, step, layer, rate, update.l2, update.l1)
         raise RuntimeError(
             f"epoch {t.epoch}: a cost was not finite, but repeating its steps gave finite ones; "
             "the stepper is not deterministic"

@@ -35,7 +35,7 @@ from .initialise import get_initialiser
 from .network import Network
 from .optimizer import SGD, Optimizer, Update, choose_optimizer, from_description
 from .output import say
-from .printable import brief
+from .printable import brief, figure
 from .regression import Targets, squares_of
 from .schedule import Schedule, make_schedule
 from .training import Training
@@ -63,10 +63,10 @@ def train(args: Namespace) -> int:
         check_plot(args.plot)
     network_options = _network_options(args) if args.resume is None else None
     net = None if args.resume is None else _saved_network(args)
-    args.batch_size = 10 if args.batch_size is None else args.batch_size
     optimizer = _optimizer(args, net)
     check_count(args.epochs, "epochs", least=0)
-    check_count(args.batch_size, "batch_size")
+    if args.batch_size is not None:
+        check_count(args.batch_size, "batch_size")
     Update(optimizer, args.l2, args.l1)
 
     tell = (lambda text: None) if args.quiet else say
@@ -89,11 +89,14 @@ def train(args: Namespace) -> int:
     assert net is not None
     if args.resume is not None:
         data = fitted(data, net, args.resume)
+        if args.save is None:
+            tell("note: nothing is stored of this: --save FILE would keep it")
     tell(str(net))
     examples, validation = data.train, data.test
     if callbacks or args.schedule == "reduce_on_plateau":
         examples, validation = _hold_out(data)
         tell(f"validation: the last {len(validation[1])} of the training examples, held out")
+    _fit_batch_size(args, len(examples[1]), tell)
 
     training, failed = net.training, None
     if training is not None and (training.stopped or training.epoch >= args.epochs):
@@ -103,7 +106,7 @@ def train(args: Namespace) -> int:
     else:
         failed = _fit(args, net, examples, validation, schedule, optimizer, callbacks)
     if args.save is not None and failed is None:
-        tell(f"saved to {args.save}")
+        tell(f"saved to {args.save}: the weights after {_weights_after(net)}")
     if args.plot is not None:
         from .plot import plot_history
 
@@ -290,6 +293,25 @@ def _r2(net: Network, validation: Pair) -> list[float | None] | None:
     return r2 if any(value is not None for value in r2) else None
 
 
+def _fit_batch_size(args: Namespace, examples: int, tell: Callable[[str], None]) -> None:
+    """--batch-size, or 10, or all the examples that there are."""
+    if args.batch_size is None:
+        args.batch_size = min(10, examples)
+        if examples < 10:
+            tell(f"note: --batch-size is {examples}, as there are no more examples to train on")
+    if args.batch_size > examples:
+        raise ValueError(
+            f"--batch-size {args.batch_size} is larger than the {examples} examples to train on"
+        )
+
+
+def _weights_after(net: Network) -> str:
+    """Which epoch's weights the network has: early stopping goes back to the best ones."""
+    t = net.training
+    epochs = len(net.history) if t is None or t.last is None else t.best_after
+    return f"epoch {epochs - 1}" if epochs else "no epoch"
+
+
 def _best(history: History, by_cost: bool, kept: bool) -> list[str]:
     """The best epoch in words: by validation cost where its weights were kept or where nothing else
     is to be had, else by accuracy."""
@@ -297,7 +319,7 @@ def _best(history: History, by_cost: bool, kept: bool) -> list[str]:
         return []
     if by_cost:
         best, text = min(history, key=_validation_cost), ", kept" if kept else ""
-        return [f"best epoch {best.epoch} (validation cost {best.validation_cost:.6f}{text})"]
+        return [f"best epoch {best.epoch} (validation cost {figure(_validation_cost(best))}{text})"]
     best = max(history, key=lambda row: row.validation_accuracy or 0.0)
     if best.validation_accuracy is None:  # the network tells no classes
         return []

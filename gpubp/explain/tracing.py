@@ -84,6 +84,14 @@ class Trace:
             raise IndexError(f"layer {l} has no weights: they go from 2 to {len(self.layers) + 1}")
         return self.layers[l - 2]
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("z", "a", "sigma_prime", "delta", "nabla_b", "nabla_w"):
+            raise AttributeError(
+                f"every layer of a trace has a {name} of its own: trace[2].{name} is layer 2's, "
+                f"trace[{len(self.layers) + 1}].{name} the output's"
+            )
+        raise AttributeError(f"a trace has no {name!r}")
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON can hold it: arrays as nested lists, NaN and infinity as None."""
         whole = {name: plain(value) for name, value in vars(self).items() if name != "layers"}

@@ -4,11 +4,13 @@ A network fits where the arrays of ``Shared`` fit the shared memory that a block
 a thread's part of layer 0 fits its registers. In bytes of the network's precision T, for layers of
 n_1, n_2, ..., n_L neurons, M examples and a cluster of C blocks, each array in steps of 16 bytes:
 
-    parameters    n_1/C n_2 + sum_l n_{l+1} n_l + sum_l n_l      (twice with momentum)
+    parameters    n_1/C n_2 + sum_l n_{l+1} n_l + sum_l n_l      (and again for each array of the
+                                                                  update rule's state)
     inputs        2 n_1/C M
     a, delta, z   2 M sum_l n_l + M n_L
     parts of z    GROUPS M n_2, and 2 C M n_2 where C > 1
     targets       2 M (labels: 8 bytes each) or 2 M n_L, and 2 M indices of 8 bytes
+    the rule      2 rows of its numbers
 
 Of the shapes that fit (cluster, threads, tile of a thread) the one with the fewest cycles a step is
 taken, by the count that resident.cu tells for one network. The shape decides the order of sums: it
@@ -35,6 +37,9 @@ _BESIDE = 96  # registers of a thread for all but its tiles and the rows to come
 _MOST_EXAMPLES = {"float32": 64, "float64": 28}  # that leave registers for all but odd networks
 _STATIC_BYTES = 256  # of the sum over the block
 CLOCK = 1.9e9  # cycles a second, to tell microseconds
+# Instructions for a weight and each array of its state beyond the first, whose rules take roots and
+# divide: an estimate. Plain SGD and momentum are among what is counted beside it.
+_OF_A_STATE = 20
 _SEND, _LATENCY = 14, 250  # bytes a cycle between blocks of a cluster, and cycles on the way
 
 
@@ -154,12 +159,13 @@ def _shared_bytes(plan: Plan, data: Data, s: Shape) -> int:
     head = sum(n * (k | 1) for k, n in pairwise(sizes[1:]))
     part = _up(m * pitch, 4)
     trained = [s.slice * pitch * item, max(1, head) * item, sum(sizes[1:]) * item]
-    arrays = trained * (2 if plan.rule.momentum else 1)
+    arrays = trained * (1 + len(plan.rule.state))
     arrays += [2 * s.slice * _up(m, 2) * item, rows * item, rows * item, m * pitches[-1] * item]
     arrays += [s.groups * part * item]
     if s.cluster > 1:
         arrays += [2 * s.cluster * part * item, 16]
     arrays += [2 * m * data.targets * data.target_bytes, 2 * m * 8]
+    arrays += [2 * len(plan.rule.numbers) * item]
     return sum(_up(nbytes, 16) for nbytes in arrays)
 
 
@@ -168,12 +174,20 @@ def _registers_at_most(threads: int) -> int:
 
 
 def _registers(plan: Plan, data: Data, s: Shape) -> int:
-    """A thread's delta and z of layer 0, its weights, the rows on their way, and the rest."""
+    """A thread's delta and z of layer 0, its weights with a number of the state each, two turns at
+    once, and what more there is of the state; the rows on their way, and the rest, in which are
+    four of the rule's numbers."""
     m, words = plan.batch_size, _item(plan) // 4
     bundles = -(-(_up(s.slice // s.fetch, 8) * m) // s.threads)
     coming = bundles * -(-s.fetch * data.input_bytes // 4)
     coming += -(-m * data.targets // s.threads) * data.target_bytes // 4
-    return (2 * m + 8) * s.j_tile * words + coming + _BESIDE
+    tile = (2 * m + 8 + 2 * _more_states(plan)) * s.j_tile * words
+    return tile + coming + _BESIDE + max(0, len(plan.rule.numbers) - 4) * words
+
+
+def _more_states(plan: Plan) -> int:
+    """Arrays of the rule's state beyond the first."""
+    return max(0, len(plan.rule.state) - 1)
 
 
 def _cycles(plan: Plan, s: Shape) -> int:
@@ -185,9 +199,12 @@ def _cycles(plan: Plan, s: Shape) -> int:
     busy = -(-s.groups * s.j_threads // 32)
     turns, rest = divmod(s.slice, s.groups)
     of_one = -(-busy // 4) * turns + -(-rest * s.j_threads // 128)  # turns of the busiest scheduler
-    issued = of_one * tiles * ((2 * m * s.j_tile + m + 2 * s.j_tile) * words + 6)
+    more = _more_states(plan)
+    of_state = more * (2 + _OF_A_STATE) * s.j_tile
+    issued = of_one * tiles * ((2 * m * s.j_tile + m + 2 * s.j_tile + of_state) * words + 6)
     waiting = turns * tiles * (4 * m + 70) / 2  # two turns overlap
-    reads = busy * s.slice / s.groups * tiles * words * (2 * -(-m // 2) + 2 * s.j_tile)
+    in_turn = 2 * -(-m // 2) + 2 * s.j_tile * (1 + more)
+    reads = busy * s.slice / s.groups * tiles * words * in_turn
     layer_0 = max(issued, reads, waiting) + 100
     groups = 2 * s.groups * m * pitch * words / 32 + 60
     sent = (s.cluster - 1) * m * pitch * item / _SEND + _LATENCY if s.cluster > 1 else 0
@@ -200,7 +217,7 @@ def _cycles(plan: Plan, s: Shape) -> int:
         back = -(-k // 32) * -(-n // 2)
         row += (forward + back) * 6 * words + 300
         row_reads += (forward + back) * 3 * words
-        update += n * k * m * 2 * words / 32
+        update += n * k * (2 * m + more * (2 + _OF_A_STATE)) * words / 32
     rows = max(-(-m // warps) * row, m * row_reads)
     shadow = max(sent, update) if s.cluster > 1 else update
     return round(layer_0 + groups + shadow + rows + 90)

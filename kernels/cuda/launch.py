@@ -73,8 +73,8 @@ def load_kernel(
 
 
 def load_product(
-    stem: str, arithmetic: str, formulas: Formulas, size: tuple[int, int, int], /,
-    rule: UpdateRule | None = None, **constants: int | str,
+    stem: str, arithmetic: str, formulas: Formulas, size: tuple[int, int, int],
+    rule: UpdateRule | None = None, /, **constants: int | str,
 ) -> Product:  # fmt: skip
     """The kernel of ``stem``.cu with the tile for a product of that (rows, columns, depth)."""
     in_runs = all(run != 1 for name, run in constants.items() if name.endswith("_RUN"))

@@ -33,7 +33,7 @@
 //
 // That is three barriers of the block and one wait for the cluster. Two buffers that alternate
 // (inputs, targets, indices, the rule's numbers, arrivals) let writers be a step ahead of readers:
-// the head is updated with the numbers of the step before while those of this one arrive for layer 0.
+// the head is updated with the numbers of the step before while those of this one arrive.
 //
 // Shared memory: reads of layer 0 are pairs of examples, the same for all lanes of a group, and
 // J_TILE neighbouring weights; the head's rows are an odd number of words apart, so that lanes may
@@ -599,11 +599,7 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
 #endif
     coming.deposit_indices(s, 2);
     fetch_indices(3);
-#ifdef MUTANT_RULES_OF_THE_FIRST_LAUNCH
-    const T* const numbers = network.numbers;
-#else
     const T* const numbers = network.numbers + begin / M * NUMBERS;
-#endif
     coming.fetch_rule(numbers);
 
     const int last_m = end - begin - (long long)(steps - 1) * M;

@@ -32,8 +32,8 @@ def source(
     stem: str,
     arithmetic: str,
     formulas: Mapping[str, Expression] | None = None,
-    /,
     rule: UpdateRule | None = None,
+    /,
     **constants: int | str,
 ) -> str:
     """The text of ``stem``.cu in one arithmetic: constants become macros, formulas functions.

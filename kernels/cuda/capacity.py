@@ -37,9 +37,10 @@ _BESIDE = 96  # registers of a thread for all but its tiles and the rows to come
 _MOST_EXAMPLES = {"float32": 64, "float64": 28}  # that leave registers for all but odd networks
 _STATIC_BYTES = 256  # of the sum over the block
 CLOCK = 1.9e9  # cycles a second, to tell microseconds
-# Instructions for a weight and each array of its state beyond the first, whose rules take roots and
-# divide: an estimate. Plain SGD and momentum are among what is counted beside it.
-_OF_A_STATE = 20
+# An array of the update rule's state beyond the first: instructions for each of its numbers, as
+# rules that have it take roots and divide. Plain SGD and momentum are in what is counted beside it.
+_OF_A_STATE = 20  # an estimate
+_OF_ROOTS = 8  # numbers in registers: with it NVRTC spills none
 _SEND, _LATENCY = 14, 250  # bytes a cycle between blocks of a cluster, and cycles on the way
 
 
@@ -174,15 +175,15 @@ def _registers_at_most(threads: int) -> int:
 
 
 def _registers(plan: Plan, data: Data, s: Shape) -> int:
-    """A thread's delta and z of layer 0, its weights with a number of the state each, two turns at
-    once, and what more there is of the state; the rows on their way, and the rest, in which are
-    four of the rule's numbers."""
-    m, words = plan.batch_size, _item(plan) // 4
+    """A thread's delta and z of layer 0, its weights with a number of the state each, and what more
+    there is of the state; the rows on their way, and the rest, in which are four of the rule's
+    numbers. Rules with more state take roots and divide."""
+    m, words, more = plan.batch_size, _item(plan) // 4, _more_states(plan)
     bundles = -(-(_up(s.slice // s.fetch, 8) * m) // s.threads)
     coming = bundles * -(-s.fetch * data.input_bytes // 4)
     coming += -(-m * data.targets // s.threads) * data.target_bytes // 4
-    tile = (2 * m + 8 + 2 * _more_states(plan)) * s.j_tile * words
-    return tile + coming + _BESIDE + max(0, len(plan.rule.numbers) - 4) * words
+    rule = max(0, len(plan.rule.numbers) - 4) + (_OF_ROOTS if more else 0)
+    return ((2 * m + 8 + 2 * more) * s.j_tile + rule) * words + coming + _BESIDE
 
 
 def _more_states(plan: Plan) -> int:

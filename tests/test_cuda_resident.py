@@ -21,7 +21,7 @@ from oracle import normwise, sgd, steps
 import gpubp
 from gpubp.activation import ACTIVATIONS
 from gpubp.cost import COSTS
-from gpubp.optimizer import Adam, Update
+from gpubp.optimizer import Adam, AdamW, Update
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 from gpubp.rule import PLAIN, UpdateRule
@@ -92,6 +92,30 @@ def test_what_does_not_fit_is_told(
         choose(large, x, y)
     assert re.search(words, str(said.value))
     assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "update", [Update(), Update(Adam()), Update(AdamW(amsgrad=True), 0.1)], ids=str
+)
+def test_the_batch_size_that_is_advised_fits(update: Update, dtype: str) -> None:
+    tall = plan((64, 16, 10), 128, dtype, update.rule)
+    with pytest.raises(cuda("capacity").DoesNotFitError, match="a batch_size of at most") as said:
+        shape(tall)
+    shape(replace(tall, batch_size=int(str(said.value).split()[-1])))
+
+
+def test_state_takes_shared_memory_and_time() -> None:
+    """An array of the state is as large as what the block has of the parameters."""
+    plain, momentum, adam = (
+        shape(plan(SIZES, rule=update.rule)) for update in (Update(), sgd(0.9), Update(Adam()))
+    )
+    assert plain.cluster == momentum.cluster == adam.cluster
+    trained = 8 * (plain.slice * 6 + 6 * 3 + 3 + 6 + 3)
+    for less, more, numbers in ((plain, momentum, 2), (momentum, adam, 6)):
+        between = more.shared_bytes - less.shared_bytes
+        assert trained <= between <= trained + 2 * 8 * numbers + 4 * 16
+    assert plain.cycles <= momentum.cycles < adam.cycles
 
 
 def test_the_rule_and_its_override(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from itertools import pairwise, product
 
 import numpy as np
 
+from gpubp.kernels.cuda.source import has_roots
 from gpubp.plan import Plan
 
 CLUSTERS = (1, 2, 4, 8)  # 8 is the largest that every GPU with clusters has
@@ -34,13 +35,15 @@ _SHARES = (1, 2, 4)  # of the groups of threads there could be, one in so many
 _MOST_GROUPS = 64
 _REGISTERS = 16384  # of each of the 4 parts of a multiprocessor, which share out a block's warps
 _BESIDE = 96  # registers of a thread for all but its tiles and the rows to come
-_MOST_EXAMPLES = {"float32": 64, "float64": 28}  # that leave registers for all but odd networks
+# That leave registers for all but odd networks, one fewer where the rule takes two numbers more.
+_MOST_EXAMPLES = {"float32": 64, "float64": 28}
 _STATIC_BYTES = 256  # of the sum over the block
 CLOCK = 1.9e9  # cycles a second, to tell microseconds
-# An array of the update rule's state beyond the first: instructions for each of its numbers, as
-# rules that have it take roots and divide. Plain SGD and momentum are in what is counted beside it.
-_OF_A_STATE = 20  # an estimate
-_OF_ROOTS = 8  # numbers in registers: with it NVRTC spills none
+# Instructions for a number of the state beyond the first, as most rules that have it divide and
+# take roots: an estimate. And what roots take in registers, with which NVRTC spills none in
+# test_cuda_compile.py; where a batch is nearly too tall it may spill a few. What is counted beside
+# these is for plain SGD and momentum.
+_OF_A_STATE, _OF_ROOTS = 20, 8
 _SEND, _LATENCY = 14, 250  # bytes a cycle between blocks of a cluster, and cycles on the way
 
 
@@ -103,7 +106,7 @@ def choose_shape(plan: Plan, data: Data, device: Device, networks: int = 1) -> S
     if not (held := [s for s in shapes if s.registers <= _registers_at_most(s.threads)]):
         raise DoesNotFitError(
             f"{network} does not fit the registers of a block: take a batch_size of at most "
-            f"{_MOST_EXAMPLES[plan.dtype]}"
+            f"{_MOST_EXAMPLES[plan.dtype] - -(-_of_rule(plan, 1) // 2)}"
         )
     room = device.shared_bytes - _STATIC_BYTES
     if not (fitting := [s for s in held if s.shared_bytes <= room]):
@@ -175,15 +178,20 @@ def _registers_at_most(threads: int) -> int:
 
 
 def _registers(plan: Plan, data: Data, s: Shape) -> int:
-    """A thread's delta and z of layer 0, its weights with a number of the state each, and what more
-    there is of the state; the rows on their way, and the rest, in which are four of the rule's
-    numbers. Rules with more state take roots and divide."""
-    m, words, more = plan.batch_size, _item(plan) // 4, _more_states(plan)
+    """A thread's delta and z of layer 0, its weights with a number of the state each, what more the
+    update rule takes, the rows on their way, and the rest, with four of the rule's numbers."""
+    m, words = plan.batch_size, _item(plan) // 4
     bundles = -(-(_up(s.slice // s.fetch, 8) * m) // s.threads)
     coming = bundles * -(-s.fetch * data.input_bytes // 4)
     coming += -(-m * data.targets // s.threads) * data.target_bytes // 4
-    rule = max(0, len(plan.rule.numbers) - 4) + (_OF_ROOTS if more else 0)
-    return ((2 * m + 8 + 2 * more) * s.j_tile + rule) * words + coming + _BESIDE
+    return ((2 * m + 8) * s.j_tile + _of_rule(plan, s.j_tile)) * words + coming + _BESIDE
+
+
+def _of_rule(plan: Plan, j_tile: int) -> int:
+    """Numbers that a thread holds for the update rule, beyond those of momentum."""
+    rule = plan.rule
+    roots = _OF_ROOTS if has_roots(rule) else 0
+    return 2 * _more_states(plan) * j_tile + max(0, len(rule.numbers) - 4) + roots
 
 
 def _more_states(plan: Plan) -> int:

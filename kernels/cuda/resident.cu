@@ -357,7 +357,7 @@ template <bool UPDATE> __device__ inline double layer_0(Shared& s, int step, T s
         Strip<J_TILE> delta[M], z[M] = {};
 #pragma unroll
         for (int i = 0; UPDATE && i < M; i++) delta[i] = strip<J_TILE>(s.delta + i * PITCH + j);
-#pragma unroll(STATES > 1 ? 1 : 2)  // of two turns at once the roots would not fit the registers
+#pragma unroll(ROOTS ? 1 : 2)  // the roots of two turns at once would not fit the registers
         for (int k = group; k < SLICE; k += GROUPS) {
             T* const here = &s.parameters.w[k][j];
             Strip<J_TILE> w = strip<J_TILE>(here);

@@ -39,11 +39,13 @@ def source(
     """The text of ``stem``.cu in one arithmetic: constants become macros, formulas functions.
 
     A size is a number, or the name of the kernel's argument that holds it (``N="n"``). A formula's
-    name may be a case of a template, ``sigma<0>``. Of the update rule the macros STATES and PENALTY
-    are the number of arrays of its state and whether it has a penalty."""
+    name may be a case of a template, ``sigma<0>``. Of the update rule the macros STATES, PENALTY
+    and ROOTS are the number of arrays of its state, whether it has a penalty, and ``has_roots``."""
     lines = [f"typedef {_C_TYPES[arithmetic]} T;"]
     if rule is not None:
-        constants |= {"STATES": len(rule.state), "PENALTY": int(rule.penalised)}
+        constants |= {
+            "STATES": len(rule.state), "PENALTY": int(rule.penalised), "ROOTS": int(has_roots(rule))
+        }  # fmt: skip
     lines += [f"#define {name} {value}" for name, value in constants.items()]
     included = {
         "formulas.cuh": "\n".join(_function(*item) for item in (formulas or {}).items()),
@@ -64,6 +66,11 @@ def _function(name: str, formula: Expression) -> str:
     arguments = ", ".join(f"T {variable}" for variable in formula.variables)
     special = "template <> " if "<" in name else ""  # sigma<1>, of layer 1
     return f"{special}__device__ inline T {name}({arguments}) {{ return {formula.to_c()}; }}"
+
+
+def has_roots(rule: UpdateRule) -> bool:
+    """Whether the rule divides or takes roots, which need many registers."""
+    return any("/" in formula.source or "sqrt" in formula.source for _, formula in rule.steps)
 
 
 def _own(name: str) -> str:

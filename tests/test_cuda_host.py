@@ -277,6 +277,25 @@ def test_a_new_state_is_noticed() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("update", [Update(), Update(Adam())], ids=["plain", "Adam"])
+def test_a_stepper_is_made_before_the_state(update: Update) -> None:
+    """As fit makes it: what is captured then knows the state's address, and for a rule without one
+    nothing is made twice."""
+    one, parameters = stepper(40, update)
+    parameters.state = parameters.state[:0]
+    first = cuda("graphs").Graphs(one.plan, parameters, one._feed, one._stream)
+    one._way, made = first, first.minibatch
+    n = parameters.flat.size
+    parameters.state = gpubp.get_backend("cuda").xp.zeros((len(update.rule.state), n))
+    order = np.random.default_rng(54).permutation(40)
+    costs = one.run(order, update.numbers(1, np.linspace(0.1, 0.5, -(-40 // BATCH))))
+    assert (first.minibatch is made) == (not update.rule.state)
+    whole, right = train(40, update=update)
+    np.testing.assert_array_equal(parameters.flat.get(), whole)
+    np.testing.assert_array_equal(costs, right)
+
+
+@needs_compiler
 def test_an_interrupt_leaves_the_device_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     one, parameters = stepper(40)
     one.run(*plain(40))

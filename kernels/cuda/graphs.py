@@ -26,6 +26,7 @@ class Graphs:
     ) -> None:
         self._known = (plan, parameters, feed)
         self._parameters, self._stream, self._m = parameters, stream, plan.batch_size
+        self._has_state = bool(plan.rule.state)
         self._make(feed.rows // plan.batch_size)
 
     def _make(self, steps: int) -> None:
@@ -36,7 +37,8 @@ class Graphs:
     def begin(self, numbers: Any) -> None:
         """A piece, with the update rule's numbers in each of its mini-batches."""
         steps, room = len(numbers), len(self.minibatch.objective)
-        if self.minibatch.state is not self._parameters.state or steps > room:
+        moved = self._has_state and self.minibatch.state is not self._parameters.state
+        if moved or steps > room:
             self._make(max(steps, room))  # the graphs hold the addresses of the old ones
         self._steps = steps
         self.minibatch.done.fill(0)

@@ -92,9 +92,9 @@ class MiniBatch:
         self._costs = cp.empty((GRAPH_STEPS, sum(sums)))
         # Without penalties nobody writes them.
         self._penalties = list(np.cumsum(sums)[:-1]) or [0] * len(pairs)
-        # The first array of the state, from which the kernels find the others. Without any nothing
-        # reads it, but the kernels' arguments are the same.
-        self._states = parameters.views(self.state[0] if rule.state else parameters.flat)
+        # The first array of the state, from which the kernels find the others. Without any, as for
+        # plain SGD and before a run begins, nothing reads it, but the arguments are the same.
+        self._states = parameters.views(self.state[0] if len(self.state) else parameters.flat)
         self._apart = np.int64(parameters.flat.size)
 
     def enqueue(self, m: int, offset: int) -> None:

@@ -17,6 +17,8 @@
 //   block, without the exchange.
 // * Each block has the whole head and trains it on the same numbers in the same order: the copies
 //   stay equal to the last bit, and nothing has to be sent back.
+// * What the update rule keeps beside each parameter lies where the parameter does, array behind
+//   array, and is read, updated and written with it.
 // * Many networks of one family train side by side: a cluster takes the row of a table.
 //
 // A step, between the barriers of a block:
@@ -52,9 +54,10 @@
 //             __syncwarp: 580
 //   barriers  3 x 30
 //
-// 2,800 cycles, 1.5 microseconds at 1.9 GHz; 50 KiB of shared memory, 141 registers. One block
-// alone has 8 times the inputs and no exchange: 7,000 cycles, 3.7 microseconds, 185 KiB, 246
-// registers.
+// 2,800 cycles, 1.5 microseconds at 1.9 GHz; 50 KiB of shared memory, 154 registers. One block
+// alone has 8 times the inputs and no exchange: 7,000 cycles, 3.7 microseconds, 185 KiB, 250
+// registers. That is plain SGD: under Adam layer 0 has two more arrays to read and to write, and a
+// root and two quotients for each weight.
 // In the loop there is neither a fence of the GPU nor a flush of a cache: STAS and SYNCS only.
 //
 // Not tried: weights and rows in registers from one step to the next (it would save half of the
@@ -236,11 +239,7 @@ template <class Copy> __device__ inline void each_state(Shared& s, T* state, Cop
 {
 #if STATES
     constexpr int PARAMETERS = weights_before(LAYERS) + BIASES;
-#ifdef MUTANT_THE_LAST_STATE_IS_FORGOTTEN
-    for (int k = 0; k < STATES - 1; k++) copy(s.states[k], state + (long long)k * PARAMETERS);
-#else
     for (int k = 0; k < STATES; k++) copy(s.states[k], state + (long long)k * PARAMETERS);
-#endif
 #endif
 }
 
@@ -669,7 +668,9 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
     __syncthreads();
 #endif
     store(s.parameters, network.parameters, first_input);
+#ifndef MUTANT_STATE_IS_NOT_STORED
     each_state(s, network.state, [&](Trained& here, T* there) { store(here, there, first_input); });
+#endif
     // A block may end here: all that was sent to it has come, and it sends nothing any more.
     if (t == 0 && (PENALTY || rank == 0)) costs[(steps - 1) * COSTS] = told.total();
 }

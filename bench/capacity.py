@@ -64,7 +64,7 @@ def row(network: Network) -> Row:
 
         x, y = cupy.zeros((batch, sizes[0]), np.uint8), cupy.zeros(batch, np.int64)
         stepper = kernels.Stepper(plan, Parameters(cupy, sizes, dtype), x, y)
-        stepper.run(np.arange(batch), 0.1)  # asks for its kernels, and runs nothing
+        stepper.run(np.arange(batch), np.array([[0.1]]))  # asks for its kernels, and runs nothing
         us = 1e6 * predicted(plan, x, y)[0][stepper.way]
         texts = dict(machine.collected or {})
     registers = shared = 0

@@ -25,7 +25,7 @@ import stand_in
 from peers import CASES, Case, Jax, JaxPermuted, Peer, cost, data
 
 import gpubp
-from gpubp.optimiser import UpdateRule
+from gpubp.optimizer import Update
 from gpubp.plan import Plan
 
 DEVICE = os.environ.get("GPUBP_TORCH_DEVICE", "cuda")
@@ -45,9 +45,8 @@ class GpubpCuda(Peer):
         self.net = net
         self.x, self.y = x, y = net.check_data(net.backend.asarray(x), net.backend.asarray(y))
         plan = Plan(
-            net.sizes, net.activations, net.cost, case.batch, net.dtype, UpdateRule(),
-            net.precision,
-        )  # fmt: skip
+            net.sizes, net.activations, net.cost, case.batch, net.dtype, precision=net.precision
+        )
         self.stepper = net.backend.kernels.Stepper(plan, net.parameters, x, y)
 
     def parameters(self) -> tuple[Any, Any]:
@@ -56,7 +55,8 @@ class GpubpCuda(Peer):
         return w, b
 
     def epoch(self, order: Any) -> None:
-        self.stepper.run(order, self.case.eta)
+        steps = -(-len(order) // self.case.batch)
+        self.stepper.run(order, Update().numbers(1, np.full(steps, self.case.eta)))
 
 
 class GpubpFit(Peer):

@@ -23,6 +23,7 @@ from gpu_peers import GpubpCuda, answer
 from peers import CASES, Case
 
 import gpubp
+from gpubp.optimizer import Adam
 
 WAYS = (
     "choice", "resident, 1 block", "resident, 2 blocks", "resident, 4 blocks",
@@ -44,7 +45,8 @@ CHECKED: dict[str, dict[str, Any]] = {
     },
     "deep": {
         "sizes": (37, 9, 12, 5, 11), "activation": ["gelu", "sigmoid", "relu", "softmax"],
-        "cost": "log_likelihood", "batch_size": 7, "learning_rate": 0.1, "momentum": 0.5,
+        "cost": "log_likelihood", "batch_size": 7, "learning_rate": 0.01,
+        "optimizer": Adam(epsilon=1e-3),
     },
 }  # fmt: skip
 _OF_NETWORK = ("activation", "cost")

@@ -19,13 +19,13 @@ import pytest
 from cuda_on_cpu import nvrtc
 from cuda_on_cpu.cupy_on_cpu import installed
 from cuda_on_cpu.device import imagined, machine
-from oracle import CUSTOM_ACTIVATIONS, legal_pairs
+from oracle import CUSTOM_ACTIVATIONS, legal_pairs, sgd, steps
 
 import gpubp
 from gpubp.activation import ACTIVATIONS, SOFTMAX
 from gpubp.backend import PRECISIONS
 from gpubp.cost import COSTS
-from gpubp.optimiser import UpdateRule
+from gpubp.optimizer import Adam, AdamW, Lion, Update
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -37,10 +37,13 @@ REGISTERS = 65536  # of a multiprocessor, on all three
 
 SIGMOID, TANH, QUADRATIC = ACTIVATIONS["sigmoid"], ACTIVATIONS["tanh"], COSTS["quadratic"]
 RULES = [
-    UpdateRule(),
-    UpdateRule(momentum=0.9),
-    UpdateRule(l2=0.03, l1=0.01),
-    UpdateRule(momentum=0.8, nesterov=True, l2=0.03, l1=0.01),
+    Update(),
+    sgd(momentum=0.9),
+    sgd(l2=0.03, l1=0.01),
+    sgd(momentum=0.8, nesterov=True, l2=0.03, l1=0.01),
+    Update(Lion()),
+    Update(Adam()),
+    Update(AdamW(amsgrad=True), l2=0.03),  # the most of all: three arrays, nine numbers
 ]
 
 
@@ -57,6 +60,13 @@ def measured() -> Iterator[Network]:
         ):  # fmt: skip
             sigma = (SIGMOID,) * (len(sizes) - 1)
             yield (sizes, sigma, QUADRATIC, batch, dtype, RULES[3], True, True)
+
+
+def most_of_all() -> Iterator[Network]:
+    """Networks under the rule with the most numbers and arrays."""
+    for dtype in ("float32", "float64"):
+        for sizes, batch in (((784, 30, 10), 10), ((784, 128, 10), 128), ((785, 33, 7), 9)):
+            yield (sizes, (SIGMOID,) * 2, QUADRATIC, batch, dtype, RULES[6], True, True)
 
 
 def varied() -> Iterator[Network]:
@@ -77,7 +87,7 @@ def varied() -> Iterator[Network]:
 def resident() -> Iterator[Network]:
     """Networks that stay on the chip: the tallest batches and the widest layers, too."""
     sigmoid = (SIGMOID,) * 4
-    kinds = itertools.product(("float32", "float64"), (RULES[0], RULES[3]))
+    kinds = itertools.product(("float32", "float64"), (RULES[0], RULES[3], RULES[6]))
     for turn, (dtype, rule) in enumerate(kinds):
         for sizes, batch in (
             ((784, 30, 10), 10), ((784, 100, 10), 10), ((784, 30, 10), 1), ((785, 33, 7), 9),
@@ -103,20 +113,21 @@ def texts(
         kernels = gpubp.get_backend("cuda").kernels
         from gpubp.kernels.cuda.cooperative import why_not_cooperative
 
-        for sizes, activations, cost, batch, arithmetic, rule, bytes_, labels in networks:
+        for sizes, activations, cost, batch, arithmetic, update, bytes_, labels in networks:
             precision = arithmetic if arithmetic in PRECISIONS else None
             dtype = "float32" if precision else arithmetic
             parameters = Parameters(cupy, sizes, dtype)
-            if rule.momentum:
-                parameters.velocity = cupy.zeros_like(parameters.flat)
+            states = len(update.rule.state)
+            parameters.state = cupy.zeros((states, parameters.flat.size), dtype)
             x = cupy.zeros((batch, sizes[0]), np.uint8 if bytes_ else dtype)
             y = cupy.zeros(batch, np.int64) if labels else cupy.zeros((batch, sizes[-1]), dtype)
-            plan = Plan(sizes, activations, cost, batch, dtype, rule, precision)
+            plan = Plan(sizes, activations, cost, batch, dtype, update.rule, precision)
             for stepper in steppers:
                 if stepper == "cooperative" and why_not_cooperative(plan):
                     continue
                 patch.setenv("GPUBP_CUDA_STEPPER", stepper)
-                kernels.Stepper(plan, parameters, x, y).run(np.arange(batch), 0.1)
+                made = kernels.Stepper(plan, parameters, x, y)
+                made.run(*steps(update, np.arange(batch), batch, 0.1))
             kernels.score(parameters, activations, cost, x, y)
             delta, a = (cupy.ones((batch, n), dtype) for n in sizes[-2:])
             kernels.outer_sum(delta, a)
@@ -166,9 +177,10 @@ def check(arch: str, kernels: dict[str, str]) -> None:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_measured_networks_fit(arch: str) -> None:
     """On sm_90 every second; on the others every fifth, which has all sizes but one and each
-    arithmetic in turn; and under GPUBP_EVERYTHING=1, as .ci/run asks, each on all."""
+    arithmetic in turn; and under GPUBP_EVERYTHING=1, as .ci/run asks, each on all. Everywhere those
+    under the largest update rule."""
     step = 1 if EVERYTHING else 2 if arch == "sm_90" else 5
-    check(arch, texts(itertools.islice(measured(), 0, None, step)))
+    check(arch, texts(itertools.chain(itertools.islice(measured(), 0, None, step), most_of_all())))
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

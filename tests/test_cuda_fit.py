@@ -17,6 +17,8 @@ from oracle import normwise
 from sklearn.datasets import load_digits
 
 import gpubp
+from gpubp.optimizer import AdamW
+from gpubp.schedule import OneCycle
 
 STEPPERS = ("graph", "resident", "cooperative")
 BOUND = {"float64": 1e-12, "float32": 1e-5}
@@ -49,6 +51,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "deep, momentum, L1": (
         {"sizes": [64, 17, 9, 10], "activation": ["tanh", "gelu", "sigmoid"], "cost": "huber"},
         {"learning_rate": 0.3, "batch_size": 32, "momentum": 0.5, "l1": 1e-5}, "float",
+    ),
+    "AdamW, a rate a step": (
+        {"sizes": [64, 20, 10], "cost": "cross_entropy"},
+        {"learning_rate": OneCycle(0.01, 2, per_epoch=100), "batch_size": 10,
+         "optimizer": AdamW(epsilon=1e-3)}, "uint8",
     ),
     "no hidden layer": (
         {"sizes": [64, 10]}, {"learning_rate": lambda epoch: 2 / (1 + epoch), "batch_size": 30},

@@ -30,7 +30,7 @@ if build.missing():
     pytest.skip(str(build.missing()), allow_module_level=True)
 
 GATE = Path(gate.__file__)
-NUMBERS = ("parameters", "velocity", "costs", "product", "column sum", "hadamard")
+NUMBERS = ("parameters", "state", "costs", "product", "column sum", "hadamard")
 
 
 def needs(mode: str) -> None:

@@ -16,13 +16,13 @@ import pytest
 from cuda_on_cpu import build
 from cuda_on_cpu.cupy_on_cpu import installed
 from cuda_on_cpu.device import CUDARuntimeError, imagined, machine
-from oracle import flat, normwise
+from oracle import flat, normwise, sgd, steps
 
 import gpubp
 from gpubp.activation import ACTIVATIONS
 from gpubp.cost import COSTS
 from gpubp.errors import DeviceMemoryError
-from gpubp.optimiser import UpdateRule
+from gpubp.optimizer import Adam, Update
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -183,15 +183,14 @@ def test_a_kernel_is_compiled_once(stand_in: Any) -> None:
 
 
 def stepper(
-    rows: int, rule: UpdateRule | None = None, backend: str = "cuda", dtype: str = "float64"
+    rows: int, update: Update | None = None, backend: str = "cuda", dtype: str = "float64"
 ) -> Any:
     """A Stepper for ``rows`` examples on the host, and its parameters."""
     rng = np.random.default_rng(53)
-    where, rule = gpubp.get_backend(backend), rule or UpdateRule()
+    where, rule = gpubp.get_backend(backend), (update or Update()).rule
     parameters = Parameters(where.xp, SIZES, dtype)
     parameters.flat[...] = where.asarray(rng.standard_normal(parameters.flat.size), dtype)
-    if rule.momentum:
-        parameters.velocity = where.xp.zeros_like(parameters.flat)
+    parameters.state = where.xp.zeros((len(rule.state), parameters.flat.size), dtype)
     sigma = (ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"])
     plan = Plan(SIZES, sigma, COSTS["quadratic"], BATCH, dtype, rule)
     x, y = rng.random((rows, 5)).astype(dtype), rng.integers(0, 3, rows)
@@ -199,14 +198,23 @@ def stepper(
     return getattr(made, "_stepper", made), parameters
 
 
-def train(rows: int, pieces: int = 1, backend: str = "cuda", **kwargs: Any) -> tuple[Any, Any]:
-    """(weights, costs of the mini-batches) after an epoch in that many pieces of whole steps."""
-    one, parameters = stepper(rows, backend=backend, **kwargs)
+def plain(rows: int) -> tuple[Any, Any]:
+    """What ``run`` takes to train on so many examples by plain SGD."""
+    return steps(Update(), np.arange(rows), BATCH, 0.1)
+
+
+def train(
+    rows: int, pieces: int = 1, backend: str = "cuda", update: Update | None = None
+) -> tuple[Any, Any]:
+    """(weights, costs of the mini-batches) after an epoch in that many pieces of whole steps, each
+    step at a learning rate of its own."""
+    one, parameters = stepper(rows, update, backend)
+    numbers = (update or Update()).numbers(1, np.linspace(0.1, 0.5, -(-rows // BATCH)))
     order, costs = np.random.default_rng(54).permutation(rows), []
     cuts = [round(i * rows / pieces / BATCH) * BATCH for i in range(pieces)]
     for start, stop in itertools.pairwise([*cuts, rows]):
         if stop > start:
-            costs.append(one.run(order[start:stop], 0.3))
+            costs.append(one.run(order[start:stop], numbers[start // BATCH : -(-stop // BATCH)]))
     return gpubp.get_backend(backend).asnumpy(parameters.flat), np.concatenate(costs)
 
 
@@ -225,53 +233,72 @@ def test_a_piece_is_graphs_and_a_remainder(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         type(way), "_graph", lambda self, steps: replayed.append(steps) or graph(self, steps)
     )
-    one.run(np.arange(BATCH * 140 + 3), 0.1)
+    one.run(*plain(BATCH * 140 + 3))
     assert cuda("graphs").GRAPH_STEPS == 64
     assert replayed == [64, 64, *[1] * 11]
     assert launched[0] == (BATCH, 0, False)  # the first, which loads the kernels
     assert launched[-1] == (3, 0, False)  # the ragged last
     captured = [offset for _, offset, capturing in launched[1:-1] if capturing]
     assert captured == [*range(0, 64 * BATCH, BATCH), 0]  # each graph once
-    one.run(np.arange(BATCH * 65), 0.2)
+    one.run(*plain(BATCH * 65))
     assert len(launched) == 67  # all of it replayed
     assert replayed[13:] == [64, 1]
 
 
 @needs_compiler
-@pytest.mark.parametrize("rule", [UpdateRule(), UpdateRule(0.9, True, 1e-3, 1e-4)], ids=str)
-def test_pieces_and_graphs_change_no_bit(rule: UpdateRule) -> None:
+@pytest.mark.parametrize("update", [Update(), sgd(0.9, True, 1e-3, 1e-4), Update(Adam())], ids=str)
+def test_pieces_and_graphs_change_no_bit(update: Update) -> None:
     rows = BATCH * 75 + 1
-    whole, costs = train(rows, rule=rule)
+    whole, costs = train(rows, update=update)
     for pieces in (2, 7, 40):
-        found = train(rows, pieces, rule=rule)
+        found = train(rows, pieces, update=update)
         np.testing.assert_array_equal(found[0], whole)
         np.testing.assert_array_equal(found[1], costs)
-    right, truth = train(rows, backend="reference", rule=rule)
+    right, truth = train(rows, backend="reference", update=update)
     assert normwise(whole, right) <= 1e-13
     np.testing.assert_allclose(costs, truth, rtol=1e-13, atol=0)
 
 
 @needs_compiler
-def test_a_new_velocity_is_noticed() -> None:
-    """A second fit with momentum has a velocity of its own; captured graphs know the old one's."""
-    flats = []
+def test_a_new_state_is_noticed() -> None:
+    """A second fit with momentum has a state of its own; captured graphs know the old one's."""
+    flats, update, order = [], sgd(0.9), np.arange(40)
     for backend in ("cuda", "reference"):
-        one, parameters = stepper(40, UpdateRule(0.9), backend)
+        one, parameters = stepper(40, update, backend)
         xp = gpubp.get_backend(backend).xp
         for _ in range(2):
-            one.run(np.arange(40), 0.1)
-            parameters.velocity = xp.zeros_like(parameters.flat) + 1
-        one.run(np.arange(40), 0.1)
+            one.run(*steps(update, order, BATCH, 0.1))
+            parameters.state = xp.zeros_like(parameters.state) + 1
+        one.run(*steps(update, order, BATCH, 0.1))
         flats.append([gpubp.get_backend(backend).asnumpy(a)
-                      for a in (parameters.flat, parameters.velocity)])  # fmt: skip
+                      for a in (parameters.flat, parameters.state)])  # fmt: skip
     for found, right in zip(*flats, strict=True):
         assert normwise(found, right) <= 1e-14
 
 
 @needs_compiler
+@pytest.mark.parametrize("update", [Update(), Update(Adam())], ids=["plain", "Adam"])
+def test_a_stepper_is_made_before_the_state(update: Update) -> None:
+    """As fit makes it: what is captured then knows the state's address, and for a rule without one
+    nothing is made twice."""
+    one, parameters = stepper(40, update)
+    parameters.state = parameters.state[:0]
+    first = cuda("graphs").Graphs(one.plan, parameters, one._feed, one._stream)
+    one._way, made = first, first.minibatch
+    n = parameters.flat.size
+    parameters.state = gpubp.get_backend("cuda").xp.zeros((len(update.rule.state), n))
+    order = np.random.default_rng(54).permutation(40)
+    costs = one.run(order, update.numbers(1, np.linspace(0.1, 0.5, -(-40 // BATCH))))
+    assert (first.minibatch is made) == (not update.rule.state)
+    whole, right = train(40, update=update)
+    np.testing.assert_array_equal(parameters.flat.get(), whole)
+    np.testing.assert_array_equal(costs, right)
+
+
+@needs_compiler
 def test_an_interrupt_leaves_the_device_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     one, parameters = stepper(40)
-    one.run(np.arange(40), 0.1)
+    one.run(*plain(40))
     before = parameters.flat.get()
     way = one._way
     graph = way._graph
@@ -285,7 +312,7 @@ def test_an_interrupt_leaves_the_device_at_rest(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(way, "_graph", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        one.run(np.arange(40), 0.1)
+        one.run(*plain(40))
     after = parameters.flat.get()
     assert (after != before).any()
     gpubp.get_backend("cuda").xp.cuda.Device().synchronize()
@@ -295,12 +322,12 @@ def test_an_interrupt_leaves_the_device_at_rest(monkeypatch: pytest.MonkeyPatch)
 @needs_compiler
 def test_a_failed_capture_is_told_and_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     one, _ = stepper(40)
-    one.run(np.arange(BATCH), 0.1)
+    one.run(*plain(BATCH))
     with monkeypatch.context() as patch:
         patch.setattr(one._way.minibatch, "next_steps", lambda examples, steps: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            one.run(np.arange(2 * BATCH), 0.1)
-    assert np.isfinite(one.run(np.arange(2 * BATCH), 0.1)).all()
+            one.run(*plain(2 * BATCH))
+    assert np.isfinite(one.run(*plain(2 * BATCH))).all()
 
 
 # Memory
@@ -356,7 +383,8 @@ def test_many_windows_of_one_run_do_not_overtake_each_other(
             warnings.simplefilter("ignore")
             stepper = gpubp.get_backend("cuda").kernels.Stepper(plan, parameters, x, y)
             assert (stepper._feed.rows < 100) == (free < 1 << 30)
-            stepper.run(np.random.default_rng(6).permutation(600), 0.5)
+            order = np.random.default_rng(6).permutation(600)
+            stepper.run(*steps(Update(), order, 6, 0.5))
         found.append(parameters.flat.get())
     np.testing.assert_array_equal(found[0], found[1])
 
@@ -393,7 +421,7 @@ def test_rows_beyond_two_gigabytes_are_found(
         start = np.linspace(-1, 1, parameters.flat.size)
         parameters.flat[...] = xp.asarray(start)
         order = np.arange(few) + (rows - few if xp is stand_in else 0)
-        kernels.Stepper(plan, parameters, *given).run(order, 0.5)
+        kernels.Stepper(plan, parameters, *given).run(*steps(Update(), order, 4, 0.5))
         found.append(host(parameters))
     assert normwise(found[0], found[1]) <= 1e-13
 
@@ -424,9 +452,9 @@ def test_no_rows_and_odd_addresses(
             assert parameters.weights[3].data.ptr % 16 != 0
             assert run_length(parameters.weights[3], "float32") == 1
         stepper = gpubp.get_backend(name).kernels.Stepper(plan, parameters, x, xp.asarray(labels))
-        assert stepper.run(np.zeros(0, np.int64), 0.5).shape == (0,)
+        assert stepper.run(*plain(0)).shape == (0,)
         np.testing.assert_array_equal(host(parameters), start)
-        stepper.run(np.arange(n), 0.5)
+        stepper.run(*steps(Update(), np.arange(n), 6, 0.5))
         found.append(host(parameters))
     assert normwise(found[0], found[1]) <= 1e-6
 

@@ -24,9 +24,9 @@ from cuda_on_cpu import build, gate, nvrtc, ptx
 from cuda_on_cpu.cupy_on_cpu import installed
 from cuda_on_cpu.device import CUDARuntimeError, KernelError, imagined
 from cuda_on_cpu.launch import SCHEDULES, Function
+from oracle import sgd
 
 import gpubp
-from gpubp.optimiser import UpdateRule
 
 if build.missing():
     pytest.skip(str(build.missing()), allow_module_level=True)
@@ -249,9 +249,7 @@ def test_only_single_instructions_have_two_texts() -> None:
 
 # What NVRTC makes of it
 
-CLUSTERED = gate.Case(
-    (9, 5, 3), batch=4, rows=14, rule=UpdateRule(0.9, l2=0.03), cluster=2, threads=64
-)
+CLUSTERED = gate.Case((9, 5, 3), batch=4, rows=14, update=sgd(0.9, l2=0.03), cluster=2, threads=64)
 GRID = gate.Case((7, 5, 3), batch=6, rows=16, multiprocessors=3, stepper="cooperative")
 
 

@@ -16,14 +16,15 @@ import pytest
 from cuda_on_cpu import build
 from cuda_on_cpu.cupy_on_cpu import installed
 from cuda_on_cpu.device import imagined
-from oracle import normwise
+from oracle import normwise, sgd, steps
 
 import gpubp
 from gpubp.activation import ACTIVATIONS
 from gpubp.cost import COSTS
-from gpubp.optimiser import UpdateRule
+from gpubp.optimizer import Adam, AdamW, Update
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
+from gpubp.rule import PLAIN, UpdateRule
 
 needs_compiler = pytest.mark.skipif(bool(build.missing()), reason=str(build.missing()))
 SIGMOID, QUADRATIC = ACTIVATIONS["sigmoid"], COSTS["quadratic"]
@@ -43,10 +44,10 @@ def cuda(module: str) -> Any:
 
 def plan(
     sizes: tuple[int, ...] = SIZES, batch: int = BATCH, dtype: str = "float64",
-    rule: UpdateRule | None = None,
+    rule: UpdateRule = PLAIN,
 ) -> Plan:  # fmt: skip
     sigma = (SIGMOID,) * (len(sizes) - 1)
-    return Plan(sizes, sigma, QUADRATIC, batch, dtype, rule or UpdateRule())
+    return Plan(sizes, sigma, QUADRATIC, batch, dtype, rule)
 
 
 # What fits, and which is chosen
@@ -93,6 +94,30 @@ def test_what_does_not_fit_is_told(
     assert "\n" not in str(said.value)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "update", [Update(), Update(Adam()), Update(AdamW(amsgrad=True), 0.1)], ids=str
+)
+def test_the_batch_size_that_is_advised_fits(update: Update, dtype: str) -> None:
+    tall = plan((64, 16, 10), 128, dtype, update.rule)
+    with pytest.raises(cuda("capacity").DoesNotFitError, match="a batch_size of at most") as said:
+        shape(tall)
+    shape(replace(tall, batch_size=int(str(said.value).split()[-1])))
+
+
+def test_state_takes_shared_memory_and_time() -> None:
+    """An array of the state is as large as what the block has of the parameters."""
+    plain, momentum, adam = (
+        shape(plan(SIZES, rule=update.rule)) for update in (Update(), sgd(0.9), Update(Adam()))
+    )
+    assert plain.cluster == momentum.cluster == adam.cluster
+    trained = 8 * (plain.slice * 6 + 6 * 3 + 3 + 6 + 3)
+    for less, more, numbers in ((plain, momentum, 2), (momentum, adam, 6)):
+        between = more.shared_bytes - less.shared_bytes
+        assert trained <= between <= trained + 2 * 8 * numbers + 4 * 16
+    assert plain.cycles <= momentum.cycles < adam.cycles
+
+
 def test_the_rule_and_its_override(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     module = cuda("stepper")
     x, y = stand_in.zeros((60, 784), np.uint8), stand_in.zeros(60, np.int64)
@@ -114,13 +139,13 @@ def test_the_rule_and_its_override(stand_in: Any, monkeypatch: pytest.MonkeyPatc
 # Launches
 
 
-def made(rule: UpdateRule | None = None, rows: int = ROWS, backend: str = "cuda") -> Any:
+def made(update: Update | None = None, rows: int = ROWS, backend: str = "cuda") -> Any:
     """(Stepper, parameters, an order) of a small network on ``rows`` examples on the host."""
-    rng, where, rule = np.random.default_rng(61), gpubp.get_backend(backend), rule or UpdateRule()
+    rng, where = np.random.default_rng(61), gpubp.get_backend(backend)
+    rule = (update or Update()).rule
     parameters = Parameters(where.xp, SIZES, "float64")
     parameters.flat[...] = where.asarray(rng.standard_normal(parameters.flat.size))
-    if rule.momentum:
-        parameters.velocity = where.xp.zeros_like(parameters.flat)
+    parameters.state = where.xp.zeros((len(rule.state), parameters.flat.size))
     x, y = rng.random((rows, SIZES[0])), rng.integers(0, SIZES[-1], rows)
     stepper = where.kernels.Stepper(plan(rule=rule), parameters, x, y)
     assert backend != "cuda" or stepper.way == "resident"
@@ -128,35 +153,41 @@ def made(rule: UpdateRule | None = None, rows: int = ROWS, backend: str = "cuda"
 
 
 @needs_compiler
-def test_pieces_windows_and_launches_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = UpdateRule(0.9, True, 1e-3, 1e-4)
-    one, whole, order = made(rule)
-    costs = one.run(order, 0.3)
-    right, truth, _ = made(rule, backend="reference")
-    np.testing.assert_allclose(costs, right.run(order, 0.3), rtol=1e-13, atol=0)
-    assert normwise(whole.flat.get(), truth.flat) <= 1e-14
-    pieces, found, _ = made(rule)
-    starts = range(0, ROWS, 3 * BATCH)
-    again = [pieces.run(order[start : start + 3 * BATCH], 0.3) for start in starts]
+@pytest.mark.parametrize("update", [sgd(0.9, True, 1e-3, 1e-4), Update(Adam())], ids=str)
+def test_pieces_windows_and_launches_change_no_bit(
+    update: Update, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step at a learning rate of its own."""
+    one, whole, order = made(update)
+    numbers = update.numbers(1, np.linspace(0.1, 0.5, -(-ROWS // BATCH)))
+    costs = one.run(order, numbers)
+    right, truth, _ = made(update, backend="reference")
+    np.testing.assert_allclose(costs, right.run(order, numbers), rtol=1e-13, atol=0)
+    assert normwise(whole.flat.get(), truth.flat) <= 1e-13
+    pieces, found, _ = made(update)
+    again = [
+        pieces.run(order[step * BATCH : (step + 3) * BATCH], numbers[step : step + 3])
+        for step in range(0, len(numbers), 3)
+    ]
     np.testing.assert_array_equal(found.flat.get(), whole.flat.get())
     np.testing.assert_array_equal(np.concatenate(again), costs)
     monkeypatch.setattr(cuda("resident"), "_LAUNCH_SECONDS", 1e-9)
-    short, found, _ = made(rule)
+    short, found, _ = made(update)
     launched, kernel = [], short._way._family._kernel
     monkeypatch.setattr(
         short._way._family, "_kernel", lambda *a: (launched.append(a[-2:]), kernel(*a))
     )
-    np.testing.assert_array_equal(short.run(order, 0.3), costs)
+    np.testing.assert_array_equal(short.run(order, numbers), costs)
     assert [int(end) for _, end in launched] == [*range(BATCH, ROWS, BATCH), ROWS]
     np.testing.assert_array_equal(found.flat.get(), whole.flat.get())
-    np.testing.assert_array_equal(found.velocity.get(), whole.velocity.get())
+    np.testing.assert_array_equal(found.state.get(), whole.state.get())
 
 
 @needs_compiler
 def test_a_launch_ends_at_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the time that a launch may take is not a whole number of steps."""
     one, whole, order = made()
-    costs = one.run(order, 0.3)
+    costs = one.run(*steps(Update(), order, BATCH, 0.3))
     seconds = one._way._family.shape.seconds
     monkeypatch.setattr(cuda("resident"), "_LAUNCH_SECONDS", 2.5 * seconds)
     cut, found, _ = made()
@@ -164,7 +195,7 @@ def test_a_launch_ends_at_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         cut._way._family, "_kernel", lambda *a: (launched.append(int(a[-1])), kernel(*a))
     )
-    np.testing.assert_array_equal(cut.run(order, 0.3), costs)
+    np.testing.assert_array_equal(cut.run(*steps(Update(), order, BATCH, 0.3)), costs)
     np.testing.assert_array_equal(found.flat.get(), whole.flat.get())
     assert launched == [*range(2 * BATCH, ROWS, 2 * BATCH), ROWS]
 
@@ -189,17 +220,17 @@ def test_shared_memory_is_enough_or_it_is_not(stand_in: Any) -> None:
 
 
 @needs_compiler
-def test_a_new_velocity_and_rate_are_noticed() -> None:
-    flats = []
+def test_a_new_state_and_rate_are_noticed() -> None:
+    flats, update = [], sgd(0.9)
     for backend in ("cuda", "reference"):
-        one, parameters, order = made(UpdateRule(0.9), backend=backend)
+        one, parameters, order = made(update, backend=backend)
         xp = gpubp.get_backend(backend).xp
         for rate in (0.1, 0.2):
-            one.run(order, rate)
-            parameters.velocity = xp.zeros_like(parameters.flat) + 1
-        one.run(order, 0.1)
+            one.run(*steps(update, order, BATCH, rate))
+            parameters.state = xp.zeros_like(parameters.state) + 1
+        one.run(*steps(update, order, BATCH, 0.1))
         flats.append([gpubp.get_backend(backend).asnumpy(a)
-                      for a in (parameters.flat, parameters.velocity)])  # fmt: skip
+                      for a in (parameters.flat, parameters.state)])  # fmt: skip
     for found, right in zip(*flats, strict=True):
         assert normwise(found, right) <= 1e-14
 
@@ -220,7 +251,7 @@ def test_an_interrupt_leaves_the_device_at_rest(
 
     monkeypatch.setattr(one._way._family, "_kernel", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        one.run(order, 0.1)
+        one.run(*steps(Update(), order, BATCH, 0.1))
     after = parameters.flat.get()
     assert (after != before).any()
     stand_in.cuda.Device().synchronize()
@@ -242,7 +273,7 @@ def test_inputs_at_any_address(shift: int, stand_in: Any) -> None:
         parameters = Parameters(backend.xp, (16, 5, 3), "float64")
         parameters.flat[...] = 0.1
         stepper = backend.kernels.Stepper(plan((16, 5, 3)), parameters, data, backend.asarray(y))
-        stepper.run(np.arange(20), 0.5)
+        stepper.run(*steps(Update(), np.arange(20), BATCH, 0.5))
         flats.append(backend.asnumpy(parameters.flat))
         if where == "cuda":
             assert stepper._way._family.shape.fetch == {0: 4, 1: 1, 2: 2, 4: 4}[shift]
@@ -253,20 +284,21 @@ def test_inputs_at_any_address(shift: int, stand_in: Any) -> None:
 
 
 def family(stand_in: Any, members: int, networks: int = 1) -> tuple[Any, list[Any], Any, Any]:
-    """(family, members, x, y): one kind of network, each with numbers of its own."""
+    """(family, members, x, y): networks of one plan, each with numbers of its own at each step."""
     resident, capacity, rng = cuda("resident"), cuda("capacity"), np.random.default_rng(63)
     x = stand_in.asarray(rng.integers(0, 256, (30, SIZES[0]), np.uint8))
     y = stand_in.asarray(rng.integers(0, SIZES[-1], 30))
-    kind = plan(rule=UpdateRule(0.5, l2=0.01))
+    kind = plan(rule=sgd(0.5, l2=0.01).rule)
     found = []
     for i in range(members):
         parameters = Parameters(stand_in, SIZES, "float64")
         parameters.flat.set(rng.standard_normal(parameters.flat.size))
-        parameters.velocity = stand_in.zeros_like(parameters.flat)
-        rule = replace(kind.rule, momentum=0.5 + 0.1 * i, l2=0.01 * (i + 1))
-        order = stand_in.asarray(rng.permutation(30))
-        own = replace(kind, rule=rule)
-        found.append(resident.Member(own, parameters, order, 30 - 5 * i, 0.1 * (i + 1)))
+        parameters.state = stand_in.zeros((1, parameters.flat.size))
+        order, examples = stand_in.asarray(rng.permutation(30)), 30 - 5 * i
+        rates = 0.1 * (i + 1) * np.linspace(0.5, 1, -(-examples // BATCH))
+        numbers = sgd(0.5 + 0.1 * i, l2=0.01 * (i + 1)).numbers(1, rates)
+        there = stand_in.asarray(numbers)
+        found.append(resident.Member(kind, parameters, order, examples, there))
     data = resident.data_layout(x, y)
     chosen = capacity.choose_shape(kind, data, resident.device_limits(), networks)
     return resident.Family(kind, chosen, x, y), found, x, y
@@ -289,18 +321,16 @@ def test_networks_side_by_side_are_each_as_if_alone(
         else:
             for i, member in enumerate(members):
                 kernel.enqueue([member], x, y, costs[i : i + 1])
-        flats = [a.get() for m in members for a in (m.parameters.flat, m.parameters.velocity)]
+        flats = [a.get() for m in members for a in (m.parameters.flat, m.parameters.state)]
         results.append((*flats, costs.get()))
     for ours, alone in zip(*results, strict=True):
         np.testing.assert_array_equal(ours, alone)
     right = Parameters(np, SIZES, "float64")
     _, members, x, y = family(stand_in, 5)
     last = members[-1]
-    right.flat[...], right.velocity = last.parameters.flat.get(), np.zeros(right.flat.size)
-    reference = gpubp.get_backend("reference").kernels.Stepper(
-        replace(plan(), rule=last.plan.rule), right, x.get(), y.get()
-    )
-    costs = reference.run(last.order.get()[: last.examples], last.learning_rate)
+    right.flat[...], right.state = last.parameters.flat.get(), np.zeros((1, right.flat.size))
+    reference = gpubp.get_backend("reference").kernels.Stepper(last.plan, right, x.get(), y.get())
+    costs = reference.run(last.order.get()[: last.examples], last.numbers.get())
     assert normwise(results[0][-3], right.flat) <= 1e-13
     ours = results[0][-1][-1].sum(axis=1)
     np.testing.assert_allclose(ours[: len(costs)], costs, rtol=1e-13, atol=0)
@@ -310,7 +340,7 @@ def test_networks_side_by_side_are_each_as_if_alone(
 def test_a_family_has_one_kind_of_network(stand_in: Any) -> None:
     kernel, members, x, y = family(stand_in, 1)
     for other, words in (
-        (plan(), r"network 0 has .*momentum=0.0, .* in a family with .*momentum=0.5"),
+        (plan(), r"network 0 is .*own_numbers=\('eta',\).* in a family of .*'eta', 'mu'"),
         (replace(members[0].plan, batch_size=5), "network 0 is .* in a family of"),
     ):
         with pytest.raises(ValueError, match=words):

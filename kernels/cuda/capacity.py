@@ -4,11 +4,13 @@ A network fits where the arrays of ``Shared`` fit the shared memory that a block
 a thread's part of layer 0 fits its registers. In bytes of the network's precision T, for layers of
 n_1, n_2, ..., n_L neurons, M examples and a cluster of C blocks, each array in steps of 16 bytes:
 
-    parameters    n_1/C n_2 + sum_l n_{l+1} n_l + sum_l n_l      (twice with momentum)
+    parameters    n_1/C n_2 + sum_l n_{l+1} n_l + sum_l n_l      (and again for each array of the
+                                                                  update rule's state)
     inputs        2 n_1/C M
     a, delta, z   2 M sum_l n_l + M n_L
     parts of z    GROUPS M n_2, and 2 C M n_2 where C > 1
     targets       2 M (labels: 8 bytes each) or 2 M n_L, and 2 M indices of 8 bytes
+    the rule      2 rows of its numbers
 
 Of the shapes that fit (cluster, threads, tile of a thread) the one with the fewest cycles a step is
 taken, by the count that resident.cu tells for one network. The shape decides the order of sums: it
@@ -23,6 +25,7 @@ from itertools import pairwise, product
 
 import numpy as np
 
+from gpubp.kernels.cuda.source import has_roots
 from gpubp.plan import Plan
 
 CLUSTERS = (1, 2, 4, 8)  # 8 is the largest that every GPU with clusters has
@@ -32,9 +35,15 @@ _SHARES = (1, 2, 4)  # of the groups of threads there could be, one in so many
 _MOST_GROUPS = 64
 _REGISTERS = 16384  # of each of the 4 parts of a multiprocessor, which share out a block's warps
 _BESIDE = 96  # registers of a thread for all but its tiles and the rows to come
-_MOST_EXAMPLES = {"float32": 64, "float64": 28}  # that leave registers for all but odd networks
+# That leave registers for all but odd networks, one fewer where the rule takes two numbers more.
+_MOST_EXAMPLES = {"float32": 64, "float64": 28}
 _STATIC_BYTES = 256  # of the sum over the block
 CLOCK = 1.9e9  # cycles a second, to tell microseconds
+# Instructions for a number of the state beyond the first, as most rules that have it divide and
+# take roots: an estimate. And what roots take in registers, with which NVRTC spills none in
+# test_cuda_compile.py; where a batch is nearly too tall it may spill a few. What is counted beside
+# these is for plain SGD and momentum.
+_OF_A_STATE, _OF_ROOTS = 20, 8
 _SEND, _LATENCY = 14, 250  # bytes a cycle between blocks of a cluster, and cycles on the way
 
 
@@ -97,7 +106,7 @@ def choose_shape(plan: Plan, data: Data, device: Device, networks: int = 1) -> S
     if not (held := [s for s in shapes if s.registers <= _registers_at_most(s.threads)]):
         raise DoesNotFitError(
             f"{network} does not fit the registers of a block: take a batch_size of at most "
-            f"{_MOST_EXAMPLES[plan.dtype]}"
+            f"{_MOST_EXAMPLES[plan.dtype] - -(-_of_rule(plan, 1) // 2)}"
         )
     room = device.shared_bytes - _STATIC_BYTES
     if not (fitting := [s for s in held if s.shared_bytes <= room]):
@@ -154,12 +163,13 @@ def _shared_bytes(plan: Plan, data: Data, s: Shape) -> int:
     head = sum(n * (k | 1) for k, n in pairwise(sizes[1:]))
     part = _up(m * pitch, 4)
     trained = [s.slice * pitch * item, max(1, head) * item, sum(sizes[1:]) * item]
-    arrays = trained * (2 if plan.rule.momentum else 1)
+    arrays = trained * (1 + len(plan.rule.state))
     arrays += [2 * s.slice * _up(m, 2) * item, rows * item, rows * item, m * pitches[-1] * item]
     arrays += [s.groups * part * item]
     if s.cluster > 1:
         arrays += [2 * s.cluster * part * item, 16]
     arrays += [2 * m * data.targets * data.target_bytes, 2 * m * 8]
+    arrays += [2 * len(plan.rule.numbers) * item]
     return sum(_up(nbytes, 16) for nbytes in arrays)
 
 
@@ -168,12 +178,25 @@ def _registers_at_most(threads: int) -> int:
 
 
 def _registers(plan: Plan, data: Data, s: Shape) -> int:
-    """A thread's delta and z of layer 0, its weights, the rows on their way, and the rest."""
+    """A thread's delta and z of layer 0, its weights with a number of the state each, what more the
+    update rule takes, the rows on their way, and the rest, with four of the rule's numbers."""
     m, words = plan.batch_size, _item(plan) // 4
     bundles = -(-(_up(s.slice // s.fetch, 8) * m) // s.threads)
     coming = bundles * -(-s.fetch * data.input_bytes // 4)
     coming += -(-m * data.targets // s.threads) * data.target_bytes // 4
-    return (2 * m + 8) * s.j_tile * words + coming + _BESIDE
+    return ((2 * m + 8) * s.j_tile + _of_rule(plan, s.j_tile)) * words + coming + _BESIDE
+
+
+def _of_rule(plan: Plan, j_tile: int) -> int:
+    """Numbers that a thread holds for the update rule, beyond those of momentum."""
+    rule = plan.rule
+    roots = _OF_ROOTS if has_roots(rule) else 0
+    return 2 * _more_states(plan) * j_tile + max(0, len(rule.numbers) - 4) + roots
+
+
+def _more_states(plan: Plan) -> int:
+    """Arrays of the rule's state beyond the first."""
+    return max(0, len(plan.rule.state) - 1)
 
 
 def _cycles(plan: Plan, s: Shape) -> int:
@@ -185,9 +208,12 @@ def _cycles(plan: Plan, s: Shape) -> int:
     busy = -(-s.groups * s.j_threads // 32)
     turns, rest = divmod(s.slice, s.groups)
     of_one = -(-busy // 4) * turns + -(-rest * s.j_threads // 128)  # turns of the busiest scheduler
-    issued = of_one * tiles * ((2 * m * s.j_tile + m + 2 * s.j_tile) * words + 6)
+    more = _more_states(plan)
+    of_state = more * (2 + _OF_A_STATE) * s.j_tile
+    issued = of_one * tiles * ((2 * m * s.j_tile + m + 2 * s.j_tile + of_state) * words + 6)
     waiting = turns * tiles * (4 * m + 70) / 2  # two turns overlap
-    reads = busy * s.slice / s.groups * tiles * words * (2 * -(-m // 2) + 2 * s.j_tile)
+    in_turn = 2 * -(-m // 2) + 2 * s.j_tile * (1 + more)
+    reads = busy * s.slice / s.groups * tiles * words * in_turn
     layer_0 = max(issued, reads, waiting) + 100
     groups = 2 * s.groups * m * pitch * words / 32 + 60
     sent = (s.cluster - 1) * m * pitch * item / _SEND + _LATENCY if s.cluster > 1 else 0
@@ -200,7 +226,7 @@ def _cycles(plan: Plan, s: Shape) -> int:
         back = -(-k // 32) * -(-n // 2)
         row += (forward + back) * 6 * words + 300
         row_reads += (forward + back) * 3 * words
-        update += n * k * m * 2 * words / 32
+        update += n * k * (2 * m + more * (2 + _OF_A_STATE)) * words / 32
     rows = max(-(-m // warps) * row, m * row_reads)
     shadow = max(sent, update) if s.cluster > 1 else update
     return round(layer_0 + groups + shadow + rows + 90)

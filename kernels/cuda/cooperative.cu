@@ -22,7 +22,8 @@
 // Launch: cooperative, BLOCK threads, at most one block a multiprocessor, which always finds room
 // (256 threads of up to 255 registers, 48 KiB of shared memory); right for any number of blocks.
 // What lies between the phases (z, a, delta) is in memory, layer after layer, M rows each; weights,
-// biases and velocities are the flat arrays of gpubp/parameters.py. Each thread adds up its costs
+// biases and what the update rule keeps beside them are the flat arrays of gpubp/parameters.py, one
+// behind the other; the rule's numbers have a row a mini-batch. Each thread adds up its costs
 // and penalties in double over all mini-batches, each block has a sum of its own: no floating-point
 // atomics, and a run repeats bit for bit.
 //
@@ -64,6 +65,8 @@ __device__ constexpr long long neurons_before(int l)
     return sum;
 }
 
+constexpr long long PARAMETERS = weights_before(LAYERS) + neurons_before(LAYERS);
+
 // How many neighbours of a line are read at once; see tile.cuh.
 constexpr int MOST_AT_ONCE = 16 / sizeof(T);
 __device__ constexpr int at_once(int length, long long begin)
@@ -87,7 +90,7 @@ template <> struct UpdateTile<0> { typedef TILE_FIRST type; };
 struct Arrays {
     const Input* x;
     const Target* y;
-    T *flat, *velocity, *z, *a, *delta;
+    T *flat, *state, *z, *a, *delta;
 };
 
 union Work {  // one after another, with barriers in between
@@ -183,13 +186,15 @@ __device__ inline double update_layers(
         constexpr int TILES =
             (L::N + Update::BM - 1) / Update::BM * ((L::K + Update::BN - 1) / Update::BN);
         T *w = at.flat + L::W, *b = at.flat + L::B;
-        T *w_velocity = at.velocity + L::W, *b_velocity = at.velocity + L::B;
+        T *w_state = at.state + L::W, *b_state = at.state + L::B;
         const auto delta_i = [&](int i) { return at.delta + L::Z + (long long)i * L::N; };
         const auto weight = [&](int j, int c, T sum) {
             const long long jc = (long long)j * L::K + c;
-            penalty += update_weight(w[jc], w_velocity + jc, sum / T(m), rule);
+            penalty += update_weight(w[jc], w_state + jc, PARAMETERS, sum / T(m), rule);
         };
-        const auto bias = [&](int j, T sum) { update(b[j], b_velocity + j, sum / T(m), rule); };
+        const auto bias = [&](int j, T sum) {
+            update(b[j], b_state + j, PARAMETERS, sum / T(m), rule);
+        };
         auto& shared = reinterpret_cast<OuterShared<Update, L::Z_RUN>&>(work);
         for (; tile < TILES; tile += gridDim.x) {
             if constexpr (l == 0) {
@@ -211,16 +216,14 @@ __device__ inline double update_layers(
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) cooperative(
     const Input* x, const Target* y, const long long* order, long long first, int examples, T* flat,
-    T* velocity, T* z, T* a, T* delta, T eta, T momentum, T l2, T l1, double* costs,
-    unsigned* arrived)
+    T* state, T* z, T* a, T* delta, const T* numbers, double* costs, unsigned* arrived)
 {
     static_assert(
         BLOCK == TILE_FORWARD::THREADS && BLOCK == TILE_FIRST::THREADS
             && BLOCK == TILE_HEAD::THREADS, "one launch");
     typedef Layer<LAYERS - 1> Output;
     __shared__ Work work;
-    const Arrays at = {x, y, flat, velocity, z, a, delta};
-    const Rule rule = {eta, momentum, l2, l1};
+    const Arrays at = {x, y, flat, state, z, a, delta};
     __shared__ BlockSum<BLOCK> told;
     unsigned goal = 0;
 
@@ -228,6 +231,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) cooperative(
         const int m = min(M, examples - start);
         double objective = 0;
         const long long* rows = order + first + start;
+#ifdef MUTANT_RULE_OF_THE_FIRST_STEP_OF_ALL
+        const Rule rule = rule_of(numbers, 0);
+#else
+        const Rule rule = rule_of(numbers, start / M);  // so early that nobody waits for it
+#endif
 
         forward_first(at, work, rows, m);
 #ifndef MUTANT_ROWS_WITHOUT_GRID_BARRIER

@@ -12,8 +12,8 @@ from gpubp.activation import Softmax
 from gpubp.kernels.cuda.feed import Resident, Streamed
 from gpubp.kernels.cuda.launch import BLOCK, Kernel, run_length
 from gpubp.kernels.cuda.layers import all_formulas, input_type, target_type
-from gpubp.kernels.cuda.memory import allocating
-from gpubp.kernels.cuda.source import compiled, rule_constants, source
+from gpubp.kernels.cuda.memory import allocating, copied_numbers
+from gpubp.kernels.cuda.source import compiled, source
 from gpubp.kernels.cuda.tiling import choose_tile
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
@@ -48,8 +48,8 @@ class Cooperative:
     def __init__(
         self, plan: Plan, parameters: Parameters, feed: Resident | Streamed, stream: Any
     ) -> None:
-        sizes, dtype, m, rule = plan.sizes, plan.dtype, plan.batch_size, plan.rule
-        self.parameters, self._feed, self._m = parameters, feed, m
+        sizes, dtype, m = plan.sizes, plan.dtype, plan.batch_size
+        self.parameters, self._feed, self._m, self._rule = parameters, feed, m, plan.rule
         pairs = list(pairwise(sizes))
         with allocating(
             f"the layers of a mini-batch of {m}", 3 * m * sum(sizes[1:]) * np.dtype(dtype).itemsize,
@@ -63,10 +63,10 @@ class Cooperative:
             "TILE_HEAD": choose_tile(*max(head, key=np.prod)[::-1], m, dtype, BLOCK),
         }
         text = source(
-            "cooperative", dtype, all_formulas(plan),
+            "cooperative", dtype, all_formulas(plan), plan.rule,
             SIZES=", ".join(map(str, sizes)), LAYERS=len(pairs), M=m, BLOCK=BLOCK,
             Input=input_type(feed.x), X_RUN=run_length(feed.x, dtype), Target=target_type(feed.y),
-            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **rule_constants(plan),
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)),
             **{name: tile.type for name, tile in tiles.items()},
         )  # fmt: skip
         self._kernel = Kernel(compiled(text, "cooperative", cooperative=True), BLOCK)
@@ -77,13 +77,11 @@ class Cooperative:
         work = max(tiles["TILE_FORWARD"].blocks(m, n), m, updates)
         self._blocks = min(cp.cuda.Device().attributes["MultiProcessorCount"], work)
         self._arrived = cp.zeros(1, np.uint32)
-        self._scalar = np.dtype(dtype).type
-        self._rule = [self._scalar(r) for r in (rule.momentum, rule.l2, rule.l1)]
 
-    def begin(self, learning_rate: float, steps: int) -> None:
-        """A piece of so many mini-batches with this learning rate."""
-        self._eta, self._done = self._scalar(learning_rate), 0
-        self._costs = cp.empty((steps, self._blocks))
+    def begin(self, numbers: Any) -> None:
+        """A piece, with the update rule's numbers in each of its mini-batches."""
+        self._numbers = copied_numbers(numbers, self.parameters.flat.dtype)
+        self._costs, self._done = cp.empty((len(numbers), self._blocks)), 0
 
     def costs(self) -> Any:
         """Of each mini-batch the objective, summed over its examples: a part a block, added up
@@ -92,13 +90,13 @@ class Cooperative:
 
     def train(self, examples: int) -> None:
         """Enqueue the mini-batches of the examples that the feed has loaded."""
-        flat, velocity = self.parameters.flat, self.parameters.velocity
+        flat = self.parameters.flat
+        state = self.parameters.state if self._rule.state else flat  # without any nothing reads it
         for first in range(0, examples, LAUNCH_STEPS * self._m):
             self._arrived.fill(0)
             self._kernel(
                 self._blocks, self._feed.x, self._feed.y, self._feed.order, np.int64(first),
-                min(LAUNCH_STEPS * self._m, examples - first), flat,
-                flat if velocity is None else velocity,  # without momentum nothing reads it
-                *self._layers, self._eta, *self._rule, self._costs[self._done :], self._arrived,
+                min(LAUNCH_STEPS * self._m, examples - first), flat, state, *self._layers,
+                self._numbers[self._done :], self._costs[self._done :], self._arrived,
             )  # fmt: skip
             self._done += -(-min(LAUNCH_STEPS * self._m, examples - first) // self._m)

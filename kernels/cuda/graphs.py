@@ -2,13 +2,15 @@
 
 The launches of ``GRAPH_STEPS`` mini-batches are one graph, one call of the host; what is left of a
 piece is replayed by a graph of one step, and the smaller last mini-batch of an epoch is launched
-kernel by kernel. What changes from step to step (the place in the order, the learning rate, the
-sums of the cost) lives in device memory, so that the graphs never change.
+kernel by kernel. What changes from step to step (the place in the order, the update rule's numbers,
+the sums of the cost) lives in device memory, so that the graphs never change.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from gpubp.kernels.cuda.feed import Resident, Streamed
 from gpubp.kernels.cuda.minibatch import GRAPH_STEPS, MiniBatch
@@ -24,6 +26,7 @@ class Graphs:
     ) -> None:
         self._known = (plan, parameters, feed)
         self._parameters, self._stream, self._m = parameters, stream, plan.batch_size
+        self._has_state = bool(plan.rule.state)
         self._make(feed.rows // plan.batch_size)
 
     def _make(self, steps: int) -> None:
@@ -31,14 +34,16 @@ class Graphs:
         self._graphs: dict[int, Any] = {}
         self._loaded = False
 
-    def begin(self, learning_rate: float, steps: int) -> None:
-        """A piece of so many mini-batches with this learning rate."""
-        room = len(self.minibatch.objective)
-        if self.minibatch.velocity is not self._parameters.velocity or steps > room:
+    def begin(self, numbers: Any) -> None:
+        """A piece, with the update rule's numbers in each of its mini-batches."""
+        steps, room = len(numbers), len(self.minibatch.objective)
+        moved = self._has_state and self.minibatch.state is not self._parameters.state
+        if moved or steps > room:
             self._make(max(steps, room))  # the graphs hold the addresses of the old ones
         self._steps = steps
         self.minibatch.done.fill(0)
-        self.minibatch.eta.fill(learning_rate)
+        there = self.minibatch.numbers
+        there[:steps].set(np.ascontiguousarray(numbers, there.dtype), stream=self._stream)
 
     def costs(self) -> Any:
         """Of each mini-batch the objective, summed over its examples."""

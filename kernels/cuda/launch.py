@@ -15,6 +15,7 @@ import numpy as np
 from gpubp.expression import Expression
 from gpubp.kernels.cuda.source import compiled, source
 from gpubp.kernels.cuda.tiling import Tile, choose_tile
+from gpubp.rule import UpdateRule
 
 BLOCK = 256  # threads of kernels that are no products
 WARP = 32
@@ -72,13 +73,13 @@ def load_kernel(
 
 
 def load_product(
-    stem: str, arithmetic: str, formulas: Formulas, size: tuple[int, int, int], /,
-    **constants: int | str,
+    stem: str, arithmetic: str, formulas: Formulas, size: tuple[int, int, int],
+    rule: UpdateRule | None = None, /, **constants: int | str,
 ) -> Product:  # fmt: skip
     """The kernel of ``stem``.cu with the tile for a product of that (rows, columns, depth)."""
     in_runs = all(run != 1 for name, run in constants.items() if name.endswith("_RUN"))
     as_it_lies = not constants.get("GATHER") and constants.get("Input", "T") == "T"
     copied = arithmetic == "float32" and in_runs and as_it_lies
     tile = choose_tile(*size, arithmetic, copied=copied)
-    text = source(stem, arithmetic, formulas, TILE=tile.type, BLOCK=tile.threads, **constants)
+    text = source(stem, arithmetic, formulas, rule, TILE=tile.type, BLOCK=tile.threads, **constants)
     return Product(compiled(text, stem), tile.threads, tile=tile)

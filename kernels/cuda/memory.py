@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import cupy as cp
+import numpy as np
 
 from gpubp.errors import DeviceMemoryError
 
@@ -25,3 +27,17 @@ def allocating(what: str, needed: int, remedy: str) -> Iterator[None]:
         raise DeviceMemoryError(
             f"{what} need {needed:,} bytes on the GPU, which has {free_bytes():,} free: {remedy}"
         ) from error
+
+
+def copied(array: Any, dtype: Any, what: str, remedy: str) -> Any:
+    """The array on the device and of that dtype, copied there on CuPy's current stream."""
+    array = np.ascontiguousarray(array, dtype)
+    with allocating(what, array.nbytes, remedy):
+        there = cp.empty(array.shape, array.dtype)
+    there.set(array, stream=cp.cuda.get_current_stream())
+    return there
+
+
+def copied_numbers(numbers: Any, dtype: Any) -> Any:
+    """The update rule's numbers of a piece's mini-batches, a row each: see :func:`copied`."""
+    return copied(numbers, dtype, "the numbers of an epoch's steps", "take a larger batch_size")

@@ -18,7 +18,6 @@ from gpubp.kernels.cuda.inputs import Inputs
 from gpubp.kernels.cuda.launch import load_kernel, load_product, run_length
 from gpubp.kernels.cuda.layers import Layers, input_type, load_output_kernel, row_blocks
 from gpubp.kernels.cuda.memory import allocating
-from gpubp.kernels.cuda.source import rule_constants
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -28,11 +27,12 @@ GRAPH_STEPS = 64  # mini-batches whose launches are enqueued before next_steps, 
 class MiniBatch:
     """The launches of one training step, and every array they touch, allocated once.
 
-    ``first`` is the place in the feed's order from which offsets count, ``eta`` the learning rate;
-    both live on the device, so that a captured graph of these launches serves all steps. Blocks
-    leave their parts of a mini-batch's cost in its row of ``_costs``: of BP1 the examples' costs,
-    of the updates m times the penalty. ``next_steps`` adds them up into ``objective``, which has
-    room for ``steps`` mini-batches, from number ``done`` on.
+    ``first`` is the place in the feed's order from which offsets count, ``done`` the number of
+    mini-batches before, ``numbers`` those of the update rule, a row a mini-batch; they live on the
+    device, so that a captured graph of these launches serves all steps. Blocks leave their parts of
+    a mini-batch's cost in its row of ``_costs``: of BP1 the examples' costs, of the updates m times
+    the penalty. ``next_steps`` adds them up into ``objective``, which as ``numbers`` has room for
+    ``steps`` mini-batches, from number ``done`` on.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class MiniBatch:
         self.plan, self.feed, sizes = plan, feed, plan.sizes
         dtype, m, rule = plan.dtype, plan.batch_size, plan.rule
         arithmetic = plan.precision or dtype  # of the products
-        self.parameters, self.velocity = parameters, parameters.velocity
+        self.parameters, self.state = parameters, parameters.state
         with allocating(
             f"the layers of a mini-batch of {m}", 3 * m * sum(sizes[1:]) * np.dtype(dtype).itemsize,
             "train with a smaller batch_size",
@@ -75,7 +75,7 @@ class MiniBatch:
         self._update = [
             load_product(
                 "outer_sum", arithmetic, {}, (n, k, m),
-                GATHER=int(l == 0 and self.inputs.gather), UPDATE=1, **rule_constants(plan),
+                rule, GATHER=int(l == 0 and self.inputs.gather), UPDATE=1,
                 Input="T" if l else input_type(self.inputs.x), N=n, K=k,
                 DELTA_RUN=run_length(self.delta[l], dtype),
                 X_RUN=run_length(self.layers.a[l - 1] if l else self.inputs.x, dtype),
@@ -85,24 +85,23 @@ class MiniBatch:
         self._next = load_kernel("next_steps", dtype, {}, GRAPH_STEPS)
         self.first, self.done = (cp.zeros(1, np.int64) for _ in range(2))
         self.objective = cp.empty(steps)
-        self.eta = cp.zeros(1, dtype)
+        self.numbers = cp.empty((steps, len(rule.numbers)), dtype)
         sums = [row_blocks(m)]
         if rule.penalised:
             sums += [u.tile.blocks(n, k) for u, (k, n) in zip(self._update, pairs, strict=True)]
         self._costs = cp.empty((GRAPH_STEPS, sum(sums)))
         # Without penalties nobody writes them.
         self._penalties = list(np.cumsum(sums)[:-1]) or [0] * len(pairs)
-        scalar = np.dtype(dtype).type
-        self._rule = [scalar(rule.momentum), scalar(rule.l2), scalar(rule.l1)]
-        # Without momentum nothing reads velocities, but the kernels' arguments are the same.
-        self._velocities = parameters.views(
-            parameters.flat if self.velocity is None else self.velocity
-        )
+        # The first array of the state, from which the kernels find the others. Without any, as for
+        # plain SGD and before a run begins, nothing reads it, but the arguments are the same.
+        self._states = parameters.views(self.state[0] if len(self.state) else parameters.flat)
+        self._apart = np.int64(parameters.flat.size)
 
     def enqueue(self, m: int, offset: int) -> None:
         """Train on the m examples that stand ``offset`` behind the first of the order."""
         sizes, layers, delta = self.plan.sizes, self.layers, self.delta
-        costs = self._costs[offset // self.plan.batch_size]
+        step = offset // self.plan.batch_size
+        costs = self._costs[step]
         weights, biases = self.parameters.weights, self.parameters.biases
         place = (self.feed.order, self.first, offset)
         inputs = self.inputs
@@ -121,8 +120,8 @@ class MiniBatch:
             self._update[l].product(
                 n, k, m, n, k, delta[l],
                 *((inputs.x, *inputs.place(*place)) if l == 0 else (layers.a[l - 1],)),
-                weights[l], biases[l], self._velocities[0][l], self._velocities[1][l],
-                self.eta, *self._rule, costs[self._penalties[l] :],
+                weights[l], biases[l], self._states[0][l], self._states[1][l], self._apart,
+                self.numbers, self.done, step, costs[self._penalties[l] :],
             )  # fmt: skip
 
     def next_steps(self, examples: int, steps: int) -> None:

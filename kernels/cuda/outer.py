@@ -19,7 +19,7 @@ def outer_sum(delta: Any, a: Any) -> tuple[Any, Any]:
         return cp.zeros((n, k), delta.dtype), delta.sum(axis=0)
     kernel = load_product(
         "outer_sum", delta.dtype.name, {}, (n, k, m),
-        GATHER=0, UPDATE=0, PENALTY=0, Input="T", N="n", K="k", DELTA_RUN=1, X_RUN=1,
+        GATHER=0, UPDATE=0, Input="T", N="n", K="k", DELTA_RUN=1, X_RUN=1,
     )  # fmt: skip
     product, column_sum = cp.empty((n, k), delta.dtype), cp.empty(n, delta.dtype)
     kernel.product(n, k, m, n, k, delta, a, product, column_sum)

@@ -17,6 +17,8 @@
 //   block, without the exchange.
 // * Each block has the whole head and trains it on the same numbers in the same order: the copies
 //   stay equal to the last bit, and nothing has to be sent back.
+// * What the update rule keeps beside each parameter lies where the parameter does, array behind
+//   array, and is read, updated and written with it.
 // * Many networks of one family train side by side: a cluster takes the row of a table.
 //
 // A step, between the barriers of a block:
@@ -26,13 +28,14 @@
 //             that it reads, updates, uses and writes each of them with nobody to wait for. The
 //             parts of z that a group of threads has found lie in ``partial``.
 //   exchange  the sum over the groups, sent to every block. In its shadow: the update of the head
-//             by the step before, rows fetched a step ago to shared memory, and the next ones
-//             fetched from memory.
+//             by the step before, rows and the rule's numbers fetched a step ago to shared memory,
+//             and the next ones fetched from memory.
 //   rows      a warp an example, without another barrier: bias and sigma of layer 0, the head's
 //             forward pass, BP1, BP2 down to layer 0. Lanes stand for neurons.
 //
 // That is three barriers of the block and one wait for the cluster. Two buffers that alternate
-// (inputs, targets, indices, arrivals) let writers be a step ahead of readers.
+// (inputs, targets, indices, the rule's numbers, arrivals) let writers be a step ahead of readers:
+// the head is updated with the numbers of the step before while those of this one arrive.
 //
 // Shared memory: reads of layer 0 are pairs of examples, the same for all lanes of a group, and
 // J_TILE neighbouring weights; the head's rows are an odd number of words apart, so that lanes may
@@ -51,9 +54,10 @@
 //             __syncwarp: 580
 //   barriers  3 x 30
 //
-// 2,800 cycles, 1.5 microseconds at 1.9 GHz; 50 KiB of shared memory, 141 registers. One block
-// alone has 8 times the inputs and no exchange: 7,000 cycles, 3.7 microseconds, 185 KiB, 246
-// registers.
+// 2,800 cycles, 1.5 microseconds at 1.9 GHz; 50 KiB of shared memory, 154 registers. One block
+// alone has 8 times the inputs and no exchange: 7,000 cycles, 3.7 microseconds, 185 KiB, 250
+// registers. That is plain SGD: under Adam layer 0 has two more arrays to read and to write, and a
+// root and two quotients for each weight.
 // In the loop there is neither a fence of the GPU nor a flush of a cache: STAS and SYNCS only.
 //
 // Not tried: weights and rows in registers from one step to the next (it would save half of the
@@ -90,6 +94,11 @@ constexpr int WARPS = BLOCK / 32;
 #define ROW_BUFFER(step) 0
 #else
 #define ROW_BUFFER(step) BUFFER(step)
+#endif
+#ifdef MUTANT_RULES_IN_A_SINGLE_BUFFER
+#define RULE_BUFFER(step) 0
+#else
+#define RULE_BUFFER(step) BUFFER(step)
 #endif
 #ifdef MUTANT_Z_IN_A_SINGLE_BUFFER
 #define Z_BUFFER(step) 0
@@ -146,7 +155,7 @@ template <int WIDTH> __device__ inline const Strip<WIDTH>& strip(const T* p)
     return *reinterpret_cast<const Strip<WIDTH>*>(p);
 }
 
-struct Trained {  // what this block has of the parameters; of the velocities as much again
+struct Trained {  // what this block has of the parameters; of each array of the state as much again
     alignas(16) T w[SLICE][PITCH];  // layer 0, turned over: k, j
     alignas(16) T head[HEAD ? HEAD : 1];
     alignas(16) T biases[BIASES];
@@ -154,8 +163,8 @@ struct Trained {  // what this block has of the parameters; of the velocities as
 
 struct Shared {
     Trained parameters;
-#if MOMENTUM
-    Trained velocities;
+#if STATES
+    Trained states[STATES];
 #endif
     alignas(16) T x[2][SLICE][up(M, 2)];      // k, i
     alignas(16) T a[rows_before(LAYERS)];
@@ -168,19 +177,20 @@ struct Shared {
 #endif
     alignas(16) Target y[2][M * Y_WIDTH];
     alignas(16) long long row[2][M];
+    alignas(16) Rule rule[2];
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "capacity.py adds up what Shared holds");
 
 constexpr int COSTS = PENALTY ? CLUSTER : 1;  // parts of a mini-batch's cost: the slices' penalties
-constexpr int VELOCITY = MOMENTUM ? sizeof(Trained) / sizeof(T) : 0;  // how far it is from its p
+constexpr int ARRAY = sizeof(Trained) / sizeof(T);  // from a parameter to its state, and on
 
 // One network of the table, as resident.py writes it.
 struct Network {
-    T *parameters, *velocities;
+    T *parameters, *state;
+    const T* numbers;  // the rule's, NUMBERS a mini-batch
     const long long* order;
     double* cost;  // COSTS numbers a mini-batch
     long long examples;
-    Rule rule;
 };
 
 // Parameters between memory and shared memory
@@ -224,7 +234,17 @@ __device__ inline void store(Trained& p, T* to, int first_input)
     if (first_input == 0) each_of_the_head<0>(p, [&](T& here, int there) { to[there] = here; });
 }
 
-// The rows of mini-batches to come: indices, then inputs and targets, on their way in registers.
+// All arrays of the state, which lie one behind the other in memory.
+template <class Copy> __device__ inline void each_state(Shared& s, T* state, Copy copy)
+{
+#if STATES
+    constexpr int PARAMETERS = weights_before(LAYERS) + BIASES;
+    for (int k = 0; k < STATES; k++) copy(s.states[k], state + (long long)k * PARAMETERS);
+#endif
+}
+
+// Of mini-batches to come the rows (indices, then inputs and targets) and the rule's numbers, on
+// their way in registers.
 
 struct alignas(FETCH * sizeof(Input)) Bundle { Input at[FETCH]; };
 
@@ -233,10 +253,29 @@ struct Coming {
     static constexpr int WIDE = SLICE / FETCH, LINES = (WIDE + 7) / 8;
     static constexpr int TURNS = (LINES * 8 * M + BLOCK - 1) / BLOCK;
     static constexpr int Y_TURNS = (M * Y_WIDTH + BLOCK - 1) / BLOCK;
+    static constexpr int RULE_TURNS = (NUMBERS + BLOCK - 1) / BLOCK;
     Bundle x[TURNS];
     Target y[Y_TURNS];
+    T numbers[RULE_TURNS];
     long long row;
 
+    __device__ inline void fetch_rule(const T* from)
+    {
+#pragma unroll
+        for (int turn = 0; turn < RULE_TURNS; turn++) {
+            const int e = threadIdx.x + turn * BLOCK;
+            if (e < NUMBERS) numbers[turn] = from[e];
+        }
+    }
+    __device__ inline void deposit_rule(Shared& s, int step) const
+    {
+        T* const to = reinterpret_cast<T*>(s.rule + RULE_BUFFER(step));
+#pragma unroll
+        for (int turn = 0; turn < RULE_TURNS; turn++) {
+            const int e = threadIdx.x + turn * BLOCK;
+            if (e < NUMBERS) to[e] = numbers[turn];
+        }
+    }
     __device__ inline void fetch_indices(const long long* order, long long first, long long end)
     {
         const long long at = first + threadIdx.x;
@@ -305,32 +344,38 @@ __device__ inline void each_in_pairs(const T* row, Each each, int first = 0, int
 
 // Layer 0: w -= eta/m sum_x delta a^T by the rows of ``step``, and z = w a of those of step + 1, in
 // one pass over this thread's weights. Returns the penalty before the update.
-template <bool UPDATE>
-__device__ inline double layer_0(Shared& s, int step, T scale, const Rule& rule)
+template <bool UPDATE> __device__ inline double layer_0(Shared& s, int step, T scale)
 {
+    constexpr int STRIP = sizeof(Strip<J_TILE>) / sizeof(T);  // from one to the next in an array
     const int group = threadIdx.x / J_THREADS;
     double penalties = 0;
     if (group >= GROUPS) return 0;
+    Rule rule;
+    if constexpr (UPDATE) rule = s.rule[RULE_BUFFER(step)];
     for (int j = threadIdx.x % J_THREADS * J_TILE; j < PITCH; j += J_THREADS * J_TILE) {
         Strip<J_TILE> delta[M], z[M] = {};
 #pragma unroll
         for (int i = 0; UPDATE && i < M; i++) delta[i] = strip<J_TILE>(s.delta + i * PITCH + j);
-#pragma unroll 2
+#pragma unroll(ROOTS ? 1 : 2)  // the roots of two turns at once would not fit the registers
         for (int k = group; k < SLICE; k += GROUPS) {
             T* const here = &s.parameters.w[k][j];
             Strip<J_TILE> w = strip<J_TILE>(here);
             if constexpr (UPDATE) {
-                Strip<J_TILE> v = strip<J_TILE>(here + VELOCITY), sum = {};
+                Strip<J_TILE> state[STATES + 1], sum = {};  // an array cannot have no element
+#pragma unroll
+                for (int n = 0; n < STATES; n++) state[n] = strip<J_TILE>(here + (n + 1) * ARRAY);
                 each_in_pairs<M>(s.x[X_BUFFER(step)][k], [&](int i, T x) {
 #pragma unroll
                     for (int q = 0; q < J_TILE; q++) sum.at[q] += delta[i].at[q] * x;
                 });
 #pragma unroll
                 for (int q = 0; q < J_TILE; q++) {
-                    penalties += update_weight(w.at[q], v.at + q, sum.at[q] * scale, rule);
+                    penalties += update_weight(
+                        w.at[q], state[0].at + q, STRIP, sum.at[q] * scale, rule);
                 }
                 strip<J_TILE>(here) = w;
-                if constexpr (MOMENTUM) strip<J_TILE>(here + VELOCITY) = v;
+#pragma unroll
+                for (int n = 0; n < STATES; n++) strip<J_TILE>(here + (n + 1) * ARRAY) = state[n];
             }
             each_in_pairs<M>(s.x[X_BUFFER(step + 1)][k], [&](int i, T x) {
 #pragma unroll
@@ -385,7 +430,7 @@ __device__ inline double update_head(Shared& s, T scale, const Rule& rule)
             T sum = 0;
 #pragma unroll
             for (int i = 0; i < M; i++) sum += delta[i * DELTA + j] * a[i * A + k];
-            penalties += update_weight(*w, w + VELOCITY, sum * scale, rule);
+            penalties += update_weight(*w, w + ARRAY, ARRAY, sum * scale, rule);
         }
     }
     for (int j = BLOCK - 1 - threadIdx.x; j < N; j += BLOCK) {  // the others have less to do
@@ -393,7 +438,7 @@ __device__ inline double update_head(Shared& s, T scale, const Rule& rule)
         T sum = 0;
 #pragma unroll
         for (int i = 0; i < M; i++) sum += delta[i * DELTA + j];
-        update(*b, b + VELOCITY, sum * scale, rule);
+        update(*b, b + ARRAY, ARRAY, sum * scale, rule);
     }
     if constexpr (layer + 1 < LAYERS) penalties += update_head<layer + 1>(s, scale, rule);
     return penalties;
@@ -517,7 +562,6 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
     extern __shared__ double2 memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
     const Network& network = networks[blockIdx.x / CLUSTER];
-    const Rule rule = network.rule;
     const long long* const order = network.order;
     const int t = threadIdx.x, warp = t / 32;
     const unsigned rank = cluster_rank();
@@ -527,9 +571,7 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
     const int steps = (end - begin + M - 1) / M;
 
     load(s.parameters, network.parameters, first_input);
-#if MOMENTUM
-    load(s.velocities, network.velocities, first_input);
-#endif
+    each_state(s, network.state, [&](Trained& here, T* there) { load(here, there, first_input); });
     for (int e = t; e < rows_before(LAYERS); e += BLOCK) s.a[e] = s.delta[e] = 0;
 #if CLUSTER > 1
     if (t < 2) mbarrier_init(s.arrived + t, 1);
@@ -556,6 +598,8 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
 #endif
     coming.deposit_indices(s, 2);
     fetch_indices(3);
+    const T* const numbers = network.numbers + begin / M * NUMBERS;
+    coming.fetch_rule(numbers);
 
     const int last_m = end - begin - (long long)(steps - 1) * M;
     const auto m_of = [&](int step) { return step < steps - 1 ? M : last_m; };
@@ -566,7 +610,7 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
     __shared__ BlockSum<BLOCK> told;
     double* const costs = network.cost + begin / M * COSTS + (PENALTY ? rank : 0);
     double cost = 0;
-    layer_0<false>(s, -1, scale, rule);
+    layer_0<false>(s, -1, scale);
 
     for (int step = 0;; step++) {
 #ifndef MUTANT_PARTS_WITHOUT_BARRIER
@@ -576,12 +620,19 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
         if (step < steps) exchange(s, step, rank);
 #endif
         if (step > 0) {
+#ifdef MUTANT_HEAD_BY_THE_RULE_BEFORE
+            const Rule rule = s.rule[RULE_BUFFER(step)];
+#else
+            const Rule rule = s.rule[RULE_BUFFER(step - 1)];
+#endif
             const double penalty = update_head<0>(s, scale_of(step - 1), rule);
             if (rank == 0) cost += m_of(step - 1) * penalty;
             if (PENALTY || rank == 0) told.put(cost);
             cost = 0;
         }
         if (step == steps) break;
+        coming.deposit_rule(s, step);
+        if (step + 1 < steps) coming.fetch_rule(numbers + (step + 1) * NUMBERS);
         coming.deposit(s, step + 1);
         coming.fetch(s, step + 2, x, y, first_input);
         coming.deposit_indices(s, step + 3);
@@ -610,15 +661,15 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
 #ifndef MUTANT_DELTA_WITHOUT_BARRIER
         __syncthreads();
 #endif
-        cost += m_of(step) * layer_0<true>(s, step, scale_of(step), rule);
+        cost += m_of(step) * layer_0<true>(s, step, scale_of(step));
     }
 
 #ifndef MUTANT_END_WITHOUT_BARRIER
     __syncthreads();
 #endif
     store(s.parameters, network.parameters, first_input);
-#if MOMENTUM
-    store(s.velocities, network.velocities, first_input);
+#ifndef MUTANT_STATE_IS_NOT_STORED
+    each_state(s, network.state, [&](Trained& here, T* there) { store(here, there, first_input); });
 #endif
     // A block may end here: all that was sent to it has come, and it sends nothing any more.
     if (t == 0 && (PENALTY || rank == 0)) costs[(steps - 1) * COSTS] = told.total();

@@ -1,14 +1,14 @@
 """Training with the weights on the chip all the while: see ``resident.cu``.
 
-``Family`` is the kernel for networks of one kind (sizes, activations, cost, batch size, precision,
-sort of rule) on the same data; ``Family.enqueue`` trains any number of them side by side, each with
-its own weights, order of examples, learning rate and rule's numbers. ``OnChip`` trains one.
+``Family`` is the kernel for networks of one plan (sizes, activations, cost, batch size, precision,
+update rule) on the same data; ``Family.enqueue`` trains any number of them side by side, each with
+its own weights, order of examples and numbers of the rule's steps. ``OnChip`` trains one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cupy as cp
@@ -19,7 +19,8 @@ from gpubp.kernels.cuda.capacity import Data, Device, Shape, choose_shape
 from gpubp.kernels.cuda.feed import Resident, Streamed
 from gpubp.kernels.cuda.launch import Kernel
 from gpubp.kernels.cuda.layers import all_formulas, input_type, target_type
-from gpubp.kernels.cuda.source import compiled, rule_constants, source
+from gpubp.kernels.cuda.memory import copied_numbers
+from gpubp.kernels.cuda.source import compiled, source
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -28,13 +29,14 @@ _LAUNCH_SECONDS = 0.1  # at most, as predicted: Ctrl-C waits for it
 
 @dataclass(frozen=True)
 class Member:
-    """One network in training: ``order`` (int64, on the device) and how many of it to train on."""
+    """One network in training: ``order`` (int64, on the device) and how many of it to train on;
+    ``numbers`` (of the parameters' dtype, there, too), a row for each of its mini-batches."""
 
     plan: Plan
     parameters: Parameters
     order: Any
     examples: int
-    learning_rate: float
+    numbers: Any
 
 
 def device_limits() -> Device:
@@ -55,21 +57,17 @@ class Family:
     def __init__(self, plan: Plan, shape: Shape, x: Any, y: Any) -> None:
         self.plan, self.shape = plan, shape
         text = source(
-            "resident", plan.dtype, all_formulas(plan),
+            "resident", plan.dtype, all_formulas(plan), plan.rule,
             SIZES=", ".join(map(str, plan.sizes)), LAYERS=len(plan.activations), M=plan.batch_size,
             CLUSTER=shape.cluster, BLOCK=shape.threads, J_TILE=shape.j_tile,
             J_THREADS=shape.j_threads, GROUPS=shape.groups, SLICE=shape.slice, FETCH=shape.fetch,
             SHARED_BYTES=shape.shared_bytes, Input=input_type(x), Target=target_type(y),
             Y_WIDTH=1 if y.ndim == 1 else y.shape[1],
-            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), **rule_constants(plan),
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)),
         )  # fmt: skip
         self._kernel = Kernel(compiled(text, "resident"), shape.threads, shape.shared_bytes)
-        pointer, number = np.uint64, np.dtype(plan.dtype)
-        self._row = np.dtype(
-            [("parameters", pointer), ("velocities", pointer), ("order", pointer),
-             ("cost", pointer), ("examples", np.int64), ("eta", number), ("momentum", number),
-             ("l2", number), ("l1", number)],
-        )  # fmt: skip
+        pointers = ("parameters", "state", "numbers", "order", "cost")
+        self._row = np.dtype([*((name, np.uint64) for name in pointers), ("examples", np.int64)])
         m = plan.batch_size
         self._examples = max(1, int(_LAUNCH_SECONDS / shape.seconds)) * m  # in one launch
 
@@ -81,19 +79,15 @@ class Family:
         """Train each on its examples of x and y, on CuPy's current stream; into its row of
         ``costs``, from the first on, the objective of each mini-batch before its update.
 
-        Their rules may differ in numbers, not in kind: momentum or none, penalties or none."""
+        Their plans are the family's: networks of one rule differ in its numbers alone."""
         table = np.zeros(len(members), self._row)
         for i, member in enumerate(members):
-            plan, flat, velocity = member.plan, member.parameters.flat, member.parameters.velocity
-            if rule_constants(plan) != rule_constants(self.plan):
-                raise ValueError(f"network {i} has {plan.rule} in a family with {self.plan.rule}")
-            if replace(plan, rule=self.plan.rule) != self.plan:
-                raise ValueError(f"network {i} is {plan} in a family of {self.plan}")
-            arrays = (flat, flat if velocity is None else velocity, member.order)
-            cost = costs[i].data.ptr
-            rule = plan.rule
-            numbers = (member.learning_rate, rule.momentum, rule.l2, rule.l1)
-            table[i] = (*(a.data.ptr for a in arrays), cost, member.examples, *numbers)
+            if member.plan != self.plan:
+                raise ValueError(f"network {i} is {member.plan} in a family of {self.plan}")
+            flat = member.parameters.flat
+            state = member.parameters.state if self.plan.rule.state else flat  # which nothing reads
+            arrays = (flat, state, member.numbers, member.order, costs[i])
+            table[i] = (*(a.data.ptr for a in arrays), member.examples)
         self._table = table  # kept while it may still be copied
         there = cp.empty(table.nbytes, np.uint8)
         stream = cp.cuda.get_current_stream()
@@ -115,10 +109,10 @@ class OnChip:
         shape = choose_shape(plan, data_layout(feed.x, feed.y), device_limits())
         self._family = Family(plan, shape, feed.x, feed.y)
 
-    def begin(self, learning_rate: float, steps: int) -> None:
-        """A piece of so many mini-batches with this learning rate."""
-        self._eta, self._done = learning_rate, 0
-        self._costs = self._family.costs(1, steps)
+    def begin(self, numbers: Any) -> None:
+        """A piece, with the update rule's numbers in each of its mini-batches."""
+        self._numbers = copied_numbers(numbers, self._plan.dtype)
+        self._costs, self._done = self._family.costs(1, len(numbers)), 0
 
     def costs(self) -> Any:
         """Of each mini-batch the objective, summed over its examples."""
@@ -126,7 +120,7 @@ class OnChip:
 
     def train(self, examples: int) -> None:
         """Enqueue the mini-batches of the examples that the feed has loaded."""
-        feed = self._feed
-        member = Member(self._plan, self._parameters, feed.order, examples, self._eta)
+        feed, numbers = self._feed, self._numbers[self._done :]
+        member = Member(self._plan, self._parameters, feed.order, examples, numbers)
         self._family.enqueue([member], feed.x, feed.y, self._costs[:, self._done :])
         self._done += -(-examples // self._plan.batch_size)

@@ -76,7 +76,7 @@ def describe() -> str:
 
 
 class Stepper:
-    """Mini-batch SGD on a GPU; what it computes is defined by the reference's Stepper.
+    """Training by mini-batches on a GPU; what it computes is defined by the reference's Stepper.
 
     x is (n, n_1) of the plan's dtype or uint8; y is (n,) labels or (n, n_L) targets; C-ordered, on
     the device or on the host.
@@ -90,15 +90,15 @@ class Stepper:
         # Compiled and allocated before training changes anything.
         self._way = WAYS[self.way](plan, parameters, self._feed, self._stream)
 
-    def run(self, order: Any, learning_rate: float) -> Any:
+    def run(self, order: Any, numbers: Any) -> Any:
         """Train on the examples of ``order``; the objective of each mini-batch before its update,
-        summed over its examples."""
+        summed over its examples. ``numbers`` has a row a mini-batch: those of the plan's rule."""
         way, feed, stream = self._way, self._feed, self._stream
         # What was done to the weights so far was done on another stream.
         cp.cuda.get_current_stream().synchronize()
         with stream:
             try:
-                way.begin(learning_rate, -(-len(order) // self.plan.batch_size))
+                way.begin(numbers)
                 for start in range(0, len(order), feed.rows):
                     piece = order[start : start + feed.rows]
                     feed.load(piece, stream)

@@ -14,7 +14,7 @@ import cupy as cp
 import numpy as np
 
 from gpubp.kernels.cuda.capacity import DoesNotFitError, choose_shape
-from gpubp.kernels.cuda.memory import allocating
+from gpubp.kernels.cuda.memory import copied, copied_numbers
 from gpubp.kernels.cuda.resident import Family, Member, data_layout, device_limits
 from gpubp.kernels.cuda.stepper import VARIABLE, predicted
 from gpubp.parameters import Parameters
@@ -22,7 +22,7 @@ from gpubp.plan import Plan
 
 
 def side_by_side(plan: Plan, networks: int, x: Any, y: Any) -> SideBySide | None:
-    """Steppers for so many networks of this plan's kind on x and y, if the GPU has them both."""
+    """Steppers for so many networks of this plan on x and y, if the GPU has them both."""
     asked = os.environ.get(VARIABLE)
     if networks < 2 or asked not in (None, "", "resident") or not isinstance(x, cp.ndarray):
         return None
@@ -34,7 +34,7 @@ def side_by_side(plan: Plan, networks: int, x: Any, y: Any) -> SideBySide | None
     alone = seconds["resident"] if asked else min(seconds.values())
     if shape.turns(networks, device) * shape.seconds > networks * alone:
         return None
-    return SideBySide(Family(plan.kind, shape, x, y), networks, x, cp.asarray(y))
+    return SideBySide(Family(plan, shape, x, y), networks, x, cp.asarray(y))
 
 
 class SideBySide:
@@ -46,23 +46,28 @@ class SideBySide:
         self._stream = cp.cuda.Stream(non_blocking=True)
 
     def stepper(self, plan: Plan, parameters: Parameters) -> One:
-        """That of one network, whose rule may have numbers of its own."""
+        """That of one network, of the family's plan."""
         return One(self, plan, parameters)
 
-    def run(self, pieces: Sequence[tuple[One, Any, float]]) -> list[Any]:
-        """Train each Stepper's network on its order (int64) with its learning rate; the costs of
-        each one's mini-batches."""
-        stream, m = self._stream, self.family.plan.batch_size
-        steps = [-(-len(order) // m) for _, order, _ in pieces]
+    def run(self, pieces: Sequence[tuple[One, Any, Any]]) -> list[Any]:
+        """Train each Stepper's network on its order (int64) with its numbers of the rule, a row a
+        mini-batch; the costs of each one's mini-batches."""
+        stream, plan = self._stream, self.family.plan
+        steps = [len(numbers) for _, _, numbers in pieces]
         # What was done to the weights so far was done on another stream.
         cp.cuda.get_current_stream().synchronize()
         with stream:
             try:
                 costs = self.family.costs(len(pieces), max(steps))
+                numbers = copied_numbers(np.concatenate([own for _, _, own in pieces]), plan.dtype)
+                ends = np.cumsum(steps).tolist()
                 members = [
-                    Member(one.plan, one.parameters, _copied(order, stream), len(order), rate)
-                    for one, order, rate in pieces
-                ]
+                    Member(
+                        one.plan, one.parameters, _copied(order), len(order),
+                        numbers[end - count : end],
+                    )
+                    for (one, order, _), count, end in zip(pieces, steps, ends, strict=True)
+                ]  # fmt: skip
                 self.family.enqueue(members, *self._data, costs)
                 parts = costs.get()
             finally:
@@ -77,13 +82,9 @@ class One:
         self.plan, self.parameters = plan, parameters
         self._together = together
 
-    def run(self, order: Any, learning_rate: float) -> Any:
-        return self._together.run([(self, order, learning_rate)])[0]
+    def run(self, order: Any, numbers: Any) -> Any:
+        return self._together.run([(self, order, numbers)])[0]
 
 
-def _copied(order: Any, stream: Any) -> Any:
-    order = np.ascontiguousarray(order, np.int64)
-    with allocating("an epoch's order", order.nbytes, "train fewer networks at once"):
-        there = cp.empty(len(order), np.int64)
-    there.set(order, stream=stream)
-    return there
+def _copied(order: Any) -> Any:
+    return copied(order, np.int64, "an epoch's order", "train fewer networks at once")

@@ -1,33 +1,35 @@
-// The update rule, for one parameter: see gpubp/optimiser.py.
+// The update rule, for one parameter: see gpubp/rule.py.
 //
-//     plain     p <- p - eta g
-//     momentum  v <- mu v - eta g,  p <- p + v           Nesterov's: p <- p + mu v - eta g
+// rule.cuh is no file but the rule's formulas; source.py writes it. Momentum's is, for example,
+//
+//     struct Rule { T eta_, mu_; };
+//     update(T& w, T* state, long long apart, T g, const Rule& rule):  v = mu v - eta g,  w = w + v
+//
+// and update_penalised, the same under the slope of the penalty. The state, here v, is STATES
+// numbers, number k of them at state[k * apart]; without any nothing is read there. g is the
+// gradient of the mean cost. Rule is the numbers of a step, which change from one to the next.
 
-struct Rule { T eta, momentum, l2, l1; };
+#include "rule.cuh"
 
-// One step of one parameter p with velocity v, by the gradient g of the mean cost.
-__device__ inline void update(T& p, T* v, T g, const Rule& rule)
+constexpr int NUMBERS = sizeof(Rule) / sizeof(T);
+
+// Row ``step`` of a table of such numbers.
+__device__ inline const Rule& rule_of(const T* numbers, long long step)
 {
-    const T step = rule.eta * g;
-#if MOMENTUM
-    const T velocity = rule.momentum * *v - step;
-    *v = velocity;
-    p += NESTEROV ? rule.momentum * velocity - step : velocity;
-#else
-    p -= step;
-#endif
+    return *reinterpret_cast<const Rule*>(numbers + step * NUMBERS);
 }
 
 // One step of one weight, which is penalised; 1/2 l2 w^2 + l1 |w| of the weight before it.
-__device__ inline double update_weight(T& w, T* v, T g, const Rule& rule)
+__device__ inline double update_weight(T& w, T* state, long long apart, T g, const Rule& rule)
 {
     double penalty = 0;
 #if PENALTY
     const T before = w;
-    penalty = 0.5 * double(rule.l2) * before * before + double(rule.l1) * absolute(before);
-    g += rule.l2 * before;
-    g += rule.l1 * T((before > T(0)) - (before < T(0)));
+    penalty = 0.5 * double(rule.l2_) * before * before + double(rule.l1_) * absolute(before);
 #endif
-    update(w, v, g, rule);
+#ifdef MUTANT_STATES_ON_EACH_OTHER
+    apart = 0;
+#endif
+    update_penalised(w, state, apart, g, rule);
     return penalty;
 }

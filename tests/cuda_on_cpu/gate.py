@@ -30,7 +30,7 @@ import pytest
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from oracle import ROUNDED, normwise
+from oracle import ROUNDED, normwise, sgd
 
 import gpubp
 from cuda_on_cpu.cupy_on_cpu import installed
@@ -38,7 +38,7 @@ from cuda_on_cpu.device import KernelError, imagined
 from cuda_on_cpu.launch import SCHEDULES
 from gpubp.activation import ACTIVATIONS
 from gpubp.cost import COSTS
-from gpubp.optimiser import UpdateRule
+from gpubp.optimizer import Adam, Update
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -56,7 +56,7 @@ class Case:
     batch: int = 9
     rows: int = 22
     dtype: str = "float32"
-    rule: UpdateRule = field(default_factory=UpdateRule)
+    update: Update = field(default_factory=Update)
     bytes: bool = True
     labels: bool = True
     tile: int | None = None
@@ -67,10 +67,12 @@ class Case:
     threads: int | None = None
 
 
+# With an epsilon that keeps a gradient of nearly 0 from taking whole steps by its rounding errors.
+_ADAM, _AMSGRAD = Adam(epsilon=0.01), Adam(epsilon=0.01, amsgrad=True)
 # Two or more tiles each way, several stages deep, with what hangs over the edges.
 _TILED = {
     f"tile {tile}": Case(
-        sizes, batch=20, rows=47, dtype=dtype, tile=tile, rule=UpdateRule(l2=0.03)
+        sizes, batch=20, rows=47, dtype=dtype, tile=tile, update=sgd(l2=0.03)
     )
     for tile, (sizes, dtype) in enumerate(
         [
@@ -82,13 +84,13 @@ _TILED = {
 # Operands copied past the registers: several stages deep, with what hangs over the edges.
 _COPIED = {
     "copied": Case((72, 68, 132, 12), ("tanh", "relu", "sigmoid"), batch=36, rows=80, tile=0,
-                   rule=UpdateRule(l2=0.03)),
+                   update=sgd(l2=0.03)),
     "copied, floats": Case((100, 36), ("sigmoid",), batch=70, rows=141, tile=0, bytes=False,
                            labels=False),
 }  # fmt: skip
 _TENSOR_CORES = {
     f"{precision}, tile {tile}": Case(
-        sizes, batch=20, rows=47, tile=tile, rule=UpdateRule(l2=0.03), precision=precision
+        sizes, batch=20, rows=47, tile=tile, update=sgd(l2=0.03), precision=precision
     )
     for precision, tile, sizes in (
         ("tf32", 0, (72, 33, 68)), ("bf16", 0, (68, 70, 7)), ("tf32", 1, (37, 36, 5)),
@@ -98,12 +100,12 @@ _TENSOR_CORES = {
 # Few multiprocessors, so that each block has several tiles of each kind, and several rows.
 _COOPERATIVE = {
     "cooperative": Case(
-        (15, 17, 7), rule=UpdateRule(0.8, nesterov=True, l2=0.03, l1=0.01), multiprocessors=3,
+        (15, 17, 7), update=sgd(0.8, nesterov=True, l2=0.03, l1=0.01), multiprocessors=3,
         stepper="cooperative",
     ),
     "cooperative, deep": Case(
         (35, 17, 9, 20, 5), ("tanh", "gelu", "sigmoid", "sigmoid"), "cross_entropy", 11, 27,
-        "float64", UpdateRule(0.9), False, multiprocessors=4, stepper="cooperative",
+        "float64", Update(_AMSGRAD), False, multiprocessors=4, stepper="cooperative",
     ),
     "cooperative, softmax": Case(
         (12, 36, 40), ("relu", "softmax"), "log_likelihood", 20, 47, bytes=False,
@@ -115,13 +117,15 @@ _COOPERATIVE = {
     ),
 }  # fmt: skip
 CASES = {
-    "ragged": Case((15, 17, 7), rule=UpdateRule(0.8, nesterov=True, l2=0.03, l1=0.01)),
+    "ragged": Case((15, 17, 7), update=sgd(0.8, nesterov=True, l2=0.03, l1=0.01)),
     "many inputs": Case(
-        (140, 3, 1), ("sigmoid", "sigmoid"), "cross_entropy", 10, 13, "float64", UpdateRule(0.9),
+        (140, 3, 1), ("sigmoid", "sigmoid"), "cross_entropy", 10, 13, "float64", sgd(0.9),
         bytes=False, labels=False,
     ),
-    "many rows": Case((5, 4, 3), batch=140, rows=141, dtype="float64", rule=UpdateRule(0.5)),
-    "softmax": Case((12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 11),
+    "many rows": Case((5, 4, 3), batch=140, rows=141, dtype="float64", update=sgd(0.5)),
+    "softmax": Case(
+        (12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 11, update=Update(_ADAM)
+    ),
     "one neuron": Case((1, 1), ("sigmoid",), batch=1, rows=3, labels=False),
     **_TILED,
     **_COPIED,
@@ -133,26 +137,27 @@ CASES = {
 # of 64 threads has several rows a warp.
 RESIDENT = {
     "resident": Case(
-        (15, 17, 7), rule=UpdateRule(0.8, nesterov=True, l2=0.03, l1=0.01), cluster=1, threads=64
+        (15, 17, 7), update=sgd(0.8, nesterov=True, l2=0.03, l1=0.01), cluster=1, threads=64
     ),
     "resident, deep": Case(
         (17, 9, 7, 5, 3), ("sigmoid", "tanh", "gelu", "softplus"), "huber", 7, 18, "float64",
-        UpdateRule(0.9, l2=0.03), bytes=False, labels=False, cluster=4, threads=64,
+        sgd(0.9, l2=0.03), bytes=False, labels=False, cluster=4, threads=64,
     ),
     "resident, softmax": Case(
-        (12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 13, rule=UpdateRule(l2=0.03),
-        cluster=2, threads=64,
+        (12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 13,
+        update=Update(_ADAM, l2=0.03), cluster=2, threads=64,
     ),
     "resident, narrow": Case(
         (15, 3, 1), ("tanh", "sigmoid"), "cross_entropy", 10, 24, labels=False, cluster=8,
         threads=64,
     ),
     "resident, wide": Case(
-        (24, 300, 4), batch=5, rows=13, rule=UpdateRule(0.9), cluster=2, threads=64
+        (24, 300, 4), batch=5, rows=13, update=sgd(0.9), cluster=2, threads=64
     ),
     "resident, many rows": Case((9, 6, 4), batch=32, rows=70, cluster=2, threads=64),
     "resident, flat": Case(
-        (20, 10), ("sigmoid",), batch=3, rows=8, dtype="float64", cluster=2, threads=64
+        (20, 10), ("sigmoid",), batch=3, rows=8, dtype="float64", update=Update(_AMSGRAD),
+        cluster=2, threads=64,
     ),
     "resident, one": Case((1, 1), ("sigmoid",), batch=1, rows=5, labels=False, cluster=1),
 }  # fmt: skip
@@ -205,23 +210,28 @@ def results(
     parameters = Parameters(xp, sizes, dtype)
     start = draw(parameters.flat.size) / np.float32(np.sqrt(max(sizes)))
     parameters.flat[...] = backend.asarray(start.astype(np.float32).astype(dtype))
-    if case.rule.momentum:
-        parameters.velocity = xp.zeros_like(parameters.flat)
+    rule = case.update.rule
+    parameters.state = xp.zeros((len(rule.state), parameters.flat.size), dtype)
     activations = tuple(ACTIVATIONS[name] for name in case.activations)
     cost = COSTS[case.cost]
     precision = case.precision
     if precision is not None and backend.xp is np:  # the twin: plain expressions, rounded operands
         rounded = parameters.flat.view(ROUNDED[precision])
-        parameters.__setstate__((sizes, rounded, parameters.velocity))
+        parameters.__setstate__((sizes, rounded, parameters.state))
         precision = None
-    plan = Plan(sizes, activations, cost, case.batch, dtype, case.rule, precision)
+    plan = Plan(sizes, activations, cost, case.batch, dtype, rule, precision)
     x, y = backend.asarray(x), backend.asarray(y)
     stepper = backend.kernels.Stepper(plan, parameters, x, y)
     orders = [rng.integers(0, n, case.rows) for _ in range(runs)]
-    costs = [stepper.run(order, 0.05) for order in orders]
+    # No two steps that follow each other have one rate.
+    rates = 0.05 * (1 + 0.3 * (np.arange(-(-case.rows // case.batch)) % 4))
+    costs = [
+        stepper.run(order, case.update.numbers(1 + i * len(rates), rates))
+        for i, order in enumerate(orders)
+    ]
     named = {"parameters": parameters.flat}
-    if case.rule.momentum:
-        named["velocity"] = parameters.velocity
+    if rule.state:
+        named["state"] = parameters.state
     if case.cluster is not None:
         arrays = {name: backend.asnumpy(array) for name, array in named.items()}
         return arrays | {"costs": np.concatenate(costs)}
@@ -249,10 +259,12 @@ def results(
 
 @contextmanager
 def forced(case: Case) -> Iterator[None]:
-    """The case's tile, way to train and cluster, whatever the rules would choose."""
-    from gpubp.kernels.cuda import capacity, tiling
+    """The case's tile, way to train and cluster, whatever the rules would choose; graphs of two
+    steps, which these few mini-batches fill."""
+    from gpubp.kernels.cuda import capacity, graphs, tiling
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "GRAPH_STEPS", 2)
         if case.tile is not None:
             name = "_MMA_TILES" if case.precision else "_TILES"
             patch.setattr(tiling, name, (getattr(tiling, name)[case.tile],))

@@ -79,9 +79,7 @@ class _Parser(argparse.ArgumentParser):
             elsewhere = {name: ours for name, ours in _ELSEWHERE.items() if ours in options}
             raise unknown("option", rest[0].partition("=")[0], options, elsewhere)
         if rest and "--data" in self.format_usage():
-            raise ValueError(
-                f"one argument too many: {rest[0]!r}: did you mean --data {rest[0]}?"
-            )
+            raise ValueError(f"one argument too many: {rest[0]!r}: did you mean --data {rest[0]}?")
         if rest:
             raise ValueError(f"one argument too many: {rest[0]!r} (see '{self.prog} --help')")
         return args

@@ -247,10 +247,15 @@ def _confusion_table(counts: Array, names: Sequence[str] | None) -> str:
         ]
         return "\n".join(["most frequent confusions", *lines])
     rows = [class_name(names, i) for i in range(classes)]
-    heads = [name if len(name) <= _LONGEST_HEAD else f"{name[: _LONGEST_HEAD - 1]}~" for name in rows]
+    heads = [
+        name if len(name) <= _LONGEST_HEAD else f"{name[: _LONGEST_HEAD - 1]}~" for name in rows
+    ]
     side = max(4, *map(len, rows))
     width = 2 + max(len(str(counts.max())), *map(len, heads))
-    lines = [f"{'true':{side}} | predicted", f"{'':{side}} |" + "".join(f"{h:>{width}}" for h in heads)]
+    lines = [
+        f"{'true':{side}} | predicted",
+        f"{'':{side}} |" + "".join(f"{h:>{width}}" for h in heads),
+    ]
     lines.append("-" * side + "-+" + "-" * (width * classes))
     for name, row in zip(rows, counts.tolist(), strict=True):
         lines.append(f"{name:>{side}} |" + "".join(f"{n or '.':>{width}}" for n in row))

@@ -78,7 +78,7 @@ def test_numbers(name: str) -> None:
 # In a process each: a sanitizer can have only so many threads. Of graphs some stand for all: each
 # kernel and each way to fetch and to share is among them.
 _GRAPH = [name for name in gate.SANITIZED if name not in gate.RESIDENT]
-_SOME = ["ragged", "softmax", "tile 0", "copied", "bf16, tile 0", "cooperative, deep"]
+_SOME = ["ragged", "softmax", "clipped", "tile 0", "copied", "bf16, tile 0", "cooperative, deep"]
 SANITIZED = {
     "graph": _SOME,
     "graph, the others": [name for name in _GRAPH if name not in _SOME],
@@ -113,7 +113,8 @@ _TELLING = ("tile 0", "ragged", "softmax")
 _TELLING_OF = {
     "mma.cuh": ("tf32, tile 0",), "tile_mma.cuh": ("tf32, tile 0",),
     "tile_async.cuh": ("copied", "copied, floats"),
-    "cooperative.cu": ("cooperative", "cooperative, deep"),
+    "bp1.cu": (*_TELLING, "clipped"), "clipped_update.cu": ("clipped",),
+    "cooperative.cu": ("cooperative", "cooperative, deep", "cooperative, softmax"),
     "grid.cuh": ("cooperative", "cooperative, deep"),
     "cluster.cuh": ("resident, deep", "resident, softmax"),
     "resident.cu": ("resident", "resident, deep", "resident, softmax"),

@@ -21,6 +21,7 @@ from oracle import normwise, sgd
 import gpubp
 from gpubp.activation import ACTIVATIONS
 from gpubp.cost import COSTS
+from gpubp.examples import importance_of
 from gpubp.optimizer import (
     Adagrad,
     Adam,
@@ -68,12 +69,14 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield cupy
 
 
-def plan(update: Update, dtype: str) -> Plan:
-    sigma = (ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"])
-    return Plan(SIZES, sigma, COSTS["quadratic"], BATCH, dtype, update.rule)
+def plan(update: Update, dtype: str, weighted: str) -> Plan:
+    sigma, cost = (ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"]), COSTS["quadratic"]
+    if weighted == "softmax":
+        sigma, cost = (ACTIVATIONS["tanh"], ACTIVATIONS["softmax"]), COSTS["log_likelihood"]
+    return Plan(SIZES, sigma, cost, BATCH, dtype, update.rule, weighted=bool(weighted))
 
 
-def trained(update: Update, dtype: str, way: str = "reference") -> list[Any]:
+def trained(update: Update, dtype: str, way: str = "reference", weighted: str = "") -> list[Any]:
     """Of one or, in a fleet, the second of two networks: weights, state and costs of two epochs."""
     backend = gpubp.get_backend("reference" if way == "reference" else "cuda")
     rng, xp = np.random.default_rng(81), backend.xp
@@ -89,21 +92,24 @@ def trained(update: Update, dtype: str, way: str = "reference") -> list[Any]:
     y = rng.integers(0, SIZES[-1], ROWS)
     x, y = backend.asarray(x), backend.asarray(y)
     rates = np.geomspace(0.01, 0.1, 2 * STEPS)
-    pieces = [
+    pieces: list[tuple[Any, ...]] = [
         (rng.permutation(ROWS), update.numbers(1 + epoch * STEPS, part))
         for epoch, part in enumerate(np.split(rates, 2))
     ]
-    the_plan, costs = plan(update, dtype), []
+    if weighted:
+        weights = np.random.default_rng(83).integers(0, 3, ROWS).astype(float)
+        pieces = [(*piece, importance_of(weights[piece[0]], BATCH)) for piece in pieces]
+    the_plan, costs = plan(update, dtype, weighted), []
     if way == "fleet":
         together = backend.kernels.side_by_side(the_plan, 2, x, y)
         one, two = (together.stepper(the_plan, each) for each in networks)
-        for order, numbers in pieces:
+        for order, *more in pieces:
             # The first has examples and numbers of its own, and fewer.
-            other = (one, order[:BATCH], update.numbers(7, [0.05]))
-            costs.append(together.run([other, (two, order, numbers)])[1])
+            other = (one, order[:BATCH], update.numbers(7, [0.05]), *(p[:BATCH] for p in more[1:]))
+            costs.append(together.run([other, (two, order, *more)])[1])
     else:
         stepper = backend.kernels.Stepper(the_plan, networks[-1], x, y)
-        costs = [stepper.run(order, numbers) for order, numbers in pieces]
+        costs = [stepper.run(*piece) for piece in pieces]
     arrays = (networks[-1].flat, networks[-1].state)
     return [*(backend.asnumpy(array) for array in arrays), np.concatenate(costs)]
 
@@ -112,12 +118,46 @@ def trained(update: Update, dtype: str, way: str = "reference") -> list[Any]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", UPDATES)
 def test_every_rule_in_every_way(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare(UPDATES[name], way, monkeypatch)
+
+
+@needs_compiler
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("output", ["sigmoid", "softmax"])
+def test_weighted_examples_in_every_way(
+    output: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(sgd(0.5, l2=1e-2), way, monkeypatch, output)
+
+
+@needs_compiler
+@pytest.mark.parametrize("clip_norm", [0.05, 0.3, 1e3])
+@pytest.mark.parametrize("weighted", ["", "softmax"])
+def test_a_clipped_gradient(
+    clip_norm: float, weighted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for update in (
+        Update(Adam(epsilon=0.01), 1e-2, 1e-3, clip_norm=clip_norm), Update(clip_norm=clip_norm)
+    ):  # fmt: skip
+        compare(update, "graph", monkeypatch, weighted)
+        costs = [trained(one, "float64", weighted=weighted)[0] for one in
+                 (update, Update(update.optimizer, update.l2, update.l1))]  # fmt: skip
+        assert (normwise(*costs) > 1e-6) == (clip_norm < 1e3)
+
+
+@pytest.mark.parametrize("way", ["cooperative", "resident"])
+def test_one_launch_cannot_clip(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUBP_CUDA_STEPPER", way)
+    with pytest.raises(ValueError, match="must be there whole before any update"):
+        trained(Update(clip_norm=1.0), "float32", way)
+
+
+def compare(update: Update, way: str, monkeypatch: pytest.MonkeyPatch, weighted: str = "") -> None:
     """float64 to 1e-12; float32 within twice the error of NumPy's, or some of its last bits."""
     if way != "fleet":
         monkeypatch.setenv("GPUBP_CUDA_STEPPER", way)
-    update = UPDATES[name]
-    exact, plain = (trained(update, dtype) for dtype in ("float64", "float32"))
-    double, single = (trained(update, dtype, way) for dtype in ("float64", "float32"))
+    exact, plain = (trained(update, dtype, weighted=weighted) for dtype in ("float64", "float32"))
+    double, single = (trained(update, dtype, way, weighted) for dtype in ("float64", "float32"))
     for truth, found, ours, numpys in zip(exact, double, single, plain, strict=True):
         assert found.shape == ours.shape == truth.shape
         assert normwise(found, truth) <= 1e-12

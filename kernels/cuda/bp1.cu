@@ -8,7 +8,7 @@
 // Launch: a warp a row, BLOCK / 32 rows a block, as many blocks as a full mini-batch has. A row's
 // sums are butterflies within its warp. Each block writes the costs of its rows, in double, to a
 // place of its own: no atomics; next_steps adds them up, in order. Row i is the example
-// order[*first + offset + i] of y.
+// order[*first + offset + i] of y; its importance stands at that place of the order.
 //
 // Cost: nothing beside the launch: (m, n_L) numbers.
 
@@ -18,13 +18,18 @@
 
 extern "C" __global__ void __launch_bounds__(BLOCK) bp1(
     int m, int n, const T* z, const T* a, const Target* y, T* delta, double* cost,
-    const long long* order, const long long* first, int offset)
+    const T* importance, const long long* order, const long long* first, int offset)
 {
     const int i = blockIdx.x * (BLOCK / 32) + threadIdx.x / 32;
     double sum = 0;
     if (i < m) {
-        const long long row = order[*first + offset + i], at = (long long)i * N;
-        sum = output_row(z + at, a + at, y, row, N, delta + at);
+        const long long place = *first + offset + i, row = order[place], at = (long long)i * N;
+#ifdef MUTANT_IMPORTANCE_OF_THE_EXAMPLE
+        const T counted = importance_of(importance, row);
+#else
+        const T counted = importance_of(importance, place);
+#endif
+        sum = output_row(z + at, a + at, y, row, N, counted, delta + at);
     }
     sum = block_sum<BLOCK>(sum);
 #ifdef MUTANT_COSTS_IN_ONE_PLACE

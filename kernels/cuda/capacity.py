@@ -101,6 +101,8 @@ def choose_shape(plan: Plan, data: Data, device: Device, networks: int = 1) -> S
     clusters = [c for c in CLUSTERS if c == 1 or device.clusters]
     shapes = list(_shapes(plan, data, clusters))
     network = f"sizes={list(plan.sizes)} with batch_size={plan.batch_size}"
+    if plan.rule.clipped:
+        raise DoesNotFitError("a clipped gradient must be there whole before any update")
     if plan.precision is not None:
         raise DoesNotFitError(f"products in {plan.precision} are launches of their own")
     if not (held := [s for s in shapes if s.registers <= _registers_at_most(s.threads)]):

@@ -215,8 +215,9 @@ __device__ inline double update_layers(
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) cooperative(
-    const Input* x, const Target* y, const long long* order, long long first, int examples, T* flat,
-    T* state, T* z, T* a, T* delta, const T* numbers, double* costs, unsigned* arrived)
+    const Input* x, const Target* y, const T* importance, const long long* order, long long first,
+    int examples, T* flat, T* state, T* z, T* a, T* delta, const T* numbers, double* costs,
+    unsigned* arrived)
 {
     static_assert(
         BLOCK == TILE_FORWARD::THREADS && BLOCK == TILE_FIRST::THREADS
@@ -247,7 +248,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) cooperative(
         forward_rows<1>(at, begin, end);
         for (int i = begin + threadIdx.x / 32; i < end; i += WARPS) {
             const long long i_0 = Output::Z + (long long)i * Output::N;
-            objective += output_row(z + i_0, a + i_0, y, rows[i], Output::N, delta + i_0);
+#ifdef MUTANT_IMPORTANCE_OF_THE_FIRST_STEP_OF_ALL
+            const T counted = importance_of(importance, i);
+#else
+            const T counted = importance_of(importance, first + start + i);
+#endif
+            objective +=
+                output_row(z + i_0, a + i_0, y, rows[i], Output::N, counted, delta + i_0);
         }
         __syncthreads();
         backward_rows<LAYERS - 1>(at, begin, end);

@@ -33,6 +33,8 @@ def why_not_cooperative(plan: Plan) -> str | None:
     """
     n_in, first, *_ = plan.sizes
     head = sum(k * n for k, n in pairwise(plan.sizes[1:]))
+    if plan.rule.clipped:
+        return "a clipped gradient must be there whole before any update"
     if plan.precision is not None:
         return f"products in {plan.precision} are launches of their own"
     if plan.batch_size * n_in * first > MOST_FIRST:
@@ -66,7 +68,7 @@ class Cooperative:
             "cooperative", dtype, all_formulas(plan), plan.rule,
             SIZES=", ".join(map(str, sizes)), LAYERS=len(pairs), M=m, BLOCK=BLOCK,
             Input=input_type(feed.x), X_RUN=run_length(feed.x, dtype), Target=target_type(feed.y),
-            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)),
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), WEIGHTED=int(plan.weighted),
             **{name: tile.type for name, tile in tiles.items()},
         )  # fmt: skip
         self._kernel = Kernel(compiled(text, "cooperative", cooperative=True), BLOCK)
@@ -77,6 +79,8 @@ class Cooperative:
         work = max(tiles["TILE_FORWARD"].blocks(m, n), m, updates)
         self._blocks = min(cp.cuda.Device().attributes["MultiProcessorCount"], work)
         self._arrived = cp.zeros(1, np.uint32)
+        # Without weights nothing reads it.
+        self._importance = feed.importance if plan.weighted else parameters.flat
 
     def begin(self, numbers: Any) -> None:
         """A piece, with the update rule's numbers in each of its mini-batches."""
@@ -95,8 +99,9 @@ class Cooperative:
         for first in range(0, examples, LAUNCH_STEPS * self._m):
             self._arrived.fill(0)
             self._kernel(
-                self._blocks, self._feed.x, self._feed.y, self._feed.order, np.int64(first),
-                min(LAUNCH_STEPS * self._m, examples - first), flat, state, *self._layers,
-                self._numbers[self._done :], self._costs[self._done :], self._arrived,
+                self._blocks, self._feed.x, self._feed.y, self._importance, self._feed.order,
+                np.int64(first), min(LAUNCH_STEPS * self._m, examples - first), flat, state,
+                *self._layers, self._numbers[self._done :], self._costs[self._done :],
+                self._arrived,
             )  # fmt: skip
             self._done += -(-min(LAUNCH_STEPS * self._m, examples - first) // self._m)

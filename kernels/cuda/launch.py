@@ -65,10 +65,11 @@ def run_length(lines: Any, dtype: Any) -> int:
 
 
 def load_kernel(
-    stem: str, dtype: str, formulas: Formulas, threads: int = BLOCK, /, **constants: int | str
-) -> Kernel:
+    stem: str, dtype: str, formulas: Formulas, threads: int = BLOCK,
+    rule: UpdateRule | None = None, /, **constants: int | str,
+) -> Kernel:  # fmt: skip
     """The kernel of ``stem``.cu, compiled when first asked for."""
-    text = source(stem, dtype, formulas, BLOCK=threads, **constants)
+    text = source(stem, dtype, formulas, rule, BLOCK=threads, **constants)
     return Kernel(compiled(text, stem), threads)
 
 

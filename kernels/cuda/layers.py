@@ -97,12 +97,14 @@ def all_formulas(plan: Plan) -> dict[str, Expression]:
 
 
 def load_output_kernel(
-    stem: str, dtype: str, activation: Activation | Softmax, cost: Cost, y: Any, n: int | str
-) -> Kernel:
+    stem: str, dtype: str, activation: Activation | Softmax, cost: Cost, y: Any, n: int | str,
+    weighted: bool = False,
+) -> Kernel:  # fmt: skip
     """bp1 or score, whose warps take a row each, for one pair of output activation and cost."""
     return load_kernel(
         stem, dtype, output_formulas(activation, cost),
         SOFTMAX=int(isinstance(activation, Softmax)), Target=target_type(y), N=n,
+        WEIGHTED=int(weighted),
     )  # fmt: skip
 
 

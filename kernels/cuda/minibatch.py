@@ -13,6 +13,7 @@ import cupy as cp
 import numpy as np
 
 from gpubp.activation import Activation
+from gpubp.kernels.cuda.clipping import Clipped
 from gpubp.kernels.cuda.feed import Resident, Streamed
 from gpubp.kernels.cuda.inputs import Inputs
 from gpubp.kernels.cuda.launch import load_kernel, load_product, run_length
@@ -53,7 +54,7 @@ class MiniBatch:
             )  # fmt: skip
             self.delta = [cp.empty((m, n), dtype) for n in sizes[1:]]
         self._bp1 = load_output_kernel(
-            "bp1", dtype, plan.activations[-1], plan.cost, feed.y, sizes[-1]
+            "bp1", dtype, plan.activations[-1], plan.cost, feed.y, sizes[-1], plan.weighted
         )
         pairs = list(pairwise(sizes))
         hidden = [sigma for sigma in plan.activations[:-1] if isinstance(sigma, Activation)]
@@ -72,10 +73,12 @@ class MiniBatch:
                 hidden, pairs[1:], self.delta[1:], parameters.weights[1:], strict=True
             )
         ]
+        self._clipped = Clipped(plan, parameters) if rule.clipped else None
+        fused = self._clipped is None
         self._update = [
             load_product(
-                "outer_sum", arithmetic, {}, (n, k, m),
-                rule, GATHER=int(l == 0 and self.inputs.gather), UPDATE=1,
+                "outer_sum", arithmetic, {}, (n, k, m), rule if fused else None,
+                GATHER=int(l == 0 and self.inputs.gather), UPDATE=int(fused),
                 Input="T" if l else input_type(self.inputs.x), N=n, K=k,
                 DELTA_RUN=run_length(self.delta[l], dtype),
                 X_RUN=run_length(self.layers.a[l - 1] if l else self.inputs.x, dtype),
@@ -87,7 +90,9 @@ class MiniBatch:
         self.objective = cp.empty(steps)
         self.numbers = cp.empty((steps, len(rule.numbers)), dtype)
         sums = [row_blocks(m)]
-        if rule.penalised:
+        if rule.penalised and self._clipped is not None:
+            sums += [self._clipped.blocks]
+        elif rule.penalised:
             sums += [u.tile.blocks(n, k) for u, (k, n) in zip(self._update, pairs, strict=True)]
         self._costs = cp.empty((GRAPH_STEPS, sum(sums)))
         # Without penalties nobody writes them.
@@ -96,6 +101,8 @@ class MiniBatch:
         # plain SGD and before a run begins, nothing reads it, but the arguments are the same.
         self._states = parameters.views(self.state[0] if len(self.state) else parameters.flat)
         self._apart = np.int64(parameters.flat.size)
+        # Without weights nothing reads it.
+        self._importance = feed.importance if plan.weighted else parameters.flat
 
     def enqueue(self, m: int, offset: int) -> None:
         """Train on the m examples that stand ``offset`` behind the first of the order."""
@@ -109,7 +116,7 @@ class MiniBatch:
         layers.enqueue(m, inputs.x, *inputs.place(*place))
         self._bp1(
             row_blocks(self.plan.batch_size), m, sizes[-1], layers.z[-1], layers.a[-1],
-            self.feed.y, delta[-1], costs, *place,
+            self.feed.y, delta[-1], costs, self._importance, *place,
         )  # fmt: skip
         for l in reversed(range(len(delta) - 1)):
             k, n = sizes[l + 1], sizes[l + 2]
@@ -117,12 +124,20 @@ class MiniBatch:
                 m, k, m, n, k, delta[l + 1], weights[l + 1], layers.z[l], layers.a[l], delta[l]
             )
         for l, (k, n) in enumerate(pairwise(sizes)):
+            if self._clipped is not None:
+                into = (self._clipped.weights[l], self._clipped.biases[l])
+            else:
+                into = (
+                    weights[l], biases[l], self._states[0][l], self._states[1][l], self._apart,
+                    self.numbers, self.done, step, costs[self._penalties[l] :],
+                )  # fmt: skip
             self._update[l].product(
                 n, k, m, n, k, delta[l],
-                *((inputs.x, *inputs.place(*place)) if l == 0 else (layers.a[l - 1],)),
-                weights[l], biases[l], self._states[0][l], self._states[1][l], self._apart,
-                self.numbers, self.done, step, costs[self._penalties[l] :],
+                *((inputs.x, *inputs.place(*place)) if l == 0 else (layers.a[l - 1],)), *into,
             )  # fmt: skip
+        if self._clipped is not None:
+            penalties = costs[self._penalties[0] :]
+            self._clipped.enqueue(m, self.numbers, self.done, step, penalties)
 
     def next_steps(self, examples: int, steps: int) -> None:
         """After so many examples, the mini-batches ``steps``: their costs; and let offsets count

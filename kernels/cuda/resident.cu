@@ -188,6 +188,7 @@ constexpr int ARRAY = sizeof(Trained) / sizeof(T);  // from a parameter to its s
 struct Network {
     T *parameters, *state;
     const T* numbers;  // the rule's, NUMBERS a mini-batch
+    const T* importance;  // of the examples, in the order
     const long long* order;
     double* cost;  // COSTS numbers a mini-batch
     long long examples;
@@ -529,14 +530,15 @@ template <int layer> __device__ inline void bp2(Shared& s, int i)
 }
 
 // The lane's share of the example's cost; when it returns, all of delta is there.
-__device__ inline double row(Shared& s, int step, int i)
+__device__ inline double row(Shared& s, int step, int i, T importance)
 {
     constexpr int OUT = LAYERS - 1;
     const int at = rows_before(OUT) + i * row_pitch(OUT);
     finish_layer_0(s, step, i);
     forward<1>(s, i);
     const double cost =
-        output_row(z_of<OUT>(s, i), s.a + at, s.y[Y_BUFFER(step)], i, size(LAYERS), s.delta + at);
+        output_row(z_of<OUT>(s, i), s.a + at, s.y[Y_BUFFER(step)], i, size(LAYERS), importance,
+                   s.delta + at);
 #ifndef MUTANT_BP1_WITHOUT_BARRIER
     __syncwarp();
 #endif
@@ -650,7 +652,14 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
 #endif
         for (int i = warp; i < M; i += WARPS) {
             if (i < m_of(step)) {
-                const double own = row(s, step, i);
+                // Asked for here and needed at the output: on its way meanwhile.
+                const long long place = begin + (long long)step * M + i;
+#ifdef MUTANT_IMPORTANCE_OF_THE_FIRST_STEP
+                const T counted = importance_of(network.importance, i);
+#else
+                const T counted = importance_of(network.importance, place);
+#endif
+                const double own = row(s, step, i, counted);
                 if (rank == 0) cost += own;
             } else {
 #ifndef MUTANT_ROWS_THAT_ARE_NOT_THERE

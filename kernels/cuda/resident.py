@@ -30,13 +30,15 @@ _LAUNCH_SECONDS = 0.1  # at most, as predicted: Ctrl-C waits for it
 @dataclass(frozen=True)
 class Member:
     """One network in training: ``order`` (int64, on the device) and how many of it to train on;
-    ``numbers`` (of the parameters' dtype, there, too), a row for each of its mini-batches."""
+    ``numbers`` (of the parameters' dtype, there, too), a row for each of its mini-batches; of a
+    weighted plan the ``importance`` of each example of the order."""
 
     plan: Plan
     parameters: Parameters
     order: Any
     examples: int
     numbers: Any
+    importance: Any = None
 
 
 def device_limits() -> Device:
@@ -63,10 +65,10 @@ class Family:
             J_THREADS=shape.j_threads, GROUPS=shape.groups, SLICE=shape.slice, FETCH=shape.fetch,
             SHARED_BYTES=shape.shared_bytes, Input=input_type(x), Target=target_type(y),
             Y_WIDTH=1 if y.ndim == 1 else y.shape[1],
-            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)),
+            SOFTMAX=int(isinstance(plan.activations[-1], Softmax)), WEIGHTED=int(plan.weighted),
         )  # fmt: skip
         self._kernel = Kernel(compiled(text, "resident"), shape.threads, shape.shared_bytes)
-        pointers = ("parameters", "state", "numbers", "order", "cost")
+        pointers = ("parameters", "state", "numbers", "importance", "order", "cost")
         self._row = np.dtype([*((name, np.uint64) for name in pointers), ("examples", np.int64)])
         m = plan.batch_size
         self._examples = max(1, int(_LAUNCH_SECONDS / shape.seconds)) * m  # in one launch
@@ -86,7 +88,8 @@ class Family:
                 raise ValueError(f"network {i} is {member.plan} in a family of {self.plan}")
             flat = member.parameters.flat
             state = member.parameters.state if self.plan.rule.state else flat  # which nothing reads
-            arrays = (flat, state, member.numbers, member.order, costs[i])
+            importance = member.importance if self.plan.weighted else flat  # nor this
+            arrays = (flat, state, member.numbers, importance, member.order, costs[i])
             table[i] = (*(a.data.ptr for a in arrays), member.examples)
         self._table = table  # kept while it may still be copied
         there = cp.empty(table.nbytes, np.uint8)
@@ -121,6 +124,8 @@ class OnChip:
     def train(self, examples: int) -> None:
         """Enqueue the mini-batches of the examples that the feed has loaded."""
         feed, numbers = self._feed, self._numbers[self._done :]
-        member = Member(self._plan, self._parameters, feed.order, examples, numbers)
+        member = Member(
+            self._plan, self._parameters, feed.order, examples, numbers, feed.importance
+        )
         self._family.enqueue([member], feed.x, feed.y, self._costs[:, self._done :])
         self._done += -(-examples // self._plan.batch_size)

@@ -80,15 +80,26 @@ def _own(name: str) -> str:
 
 def _rule(rule: UpdateRule) -> str:
     """``struct Rule``, the numbers of a step, and the rule's assignments as functions: ``update``
-    for one parameter, ``update_penalised`` for one under the penalty's slope."""
+    for one parameter, ``update_penalised`` for one under the penalty's slope, and that slope beside
+    g, ``slope_penalised``."""
     numbers = ", ".join(map(_own, rule.numbers))
     return "\n".join(
         [
             f"struct Rule {{ T {numbers}; }};",
-            _update("update", rule, rule.steps),
-            _update("update_penalised", rule, rule.weight_steps),
+            _update("update", rule, rule.all_steps(weights=False)),
+            _update("update_penalised", rule, rule.all_steps(weights=True)),
+            _slope(rule),
         ]
     )
+
+
+def _slope(rule: UpdateRule) -> str:
+    steps = rule.slope_steps(weights=True)
+    lines = [f"const T {_own(n)} = rule.{_own(n)};" for _, f in steps for n in rule.numbers
+             if n in f.names]  # fmt: skip
+    lines += [f"{_own(target)} = {formula.renamed(_own).to_c()};" for target, formula in steps]
+    body = "".join(f"    {line}\n" for line in [*lines, "return g_;"])
+    return f"__device__ inline T slope_penalised(T w_, T g_, const Rule& rule)\n{{\n{body}}}"
 
 
 def _update(name: str, rule: UpdateRule, steps: Steps) -> str:

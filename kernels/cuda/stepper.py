@@ -52,7 +52,8 @@ def predicted(plan: Plan, x: Any, y: Any) -> tuple[dict[str, float], dict[str, s
     """Seconds a step by the ways that apply, and why the others do not."""
     products = 3 * plan.batch_size * sum(k * n for k, n in pairwise(plan.sizes))
     arithmetic = products / _PRODUCTS[plan.precision or plan.dtype]
-    seconds = {"graph": 3 * (len(plan.sizes) - 1) * _LAUNCH + arithmetic}
+    launches = 3 * (len(plan.sizes) - 1) + 2 * plan.rule.clipped
+    seconds = {"graph": launches * _LAUNCH + arithmetic}
     why_not: dict[str, str] = {}
     if reason := why_not_cooperative(plan):
         why_not["cooperative"] = reason
@@ -85,14 +86,14 @@ class Stepper:
     def __init__(self, plan: Plan, parameters: Parameters, x: Any, y: Any) -> None:
         self.plan, self.parameters = plan, parameters
         self.way = choose_way(plan, x, y)
-        self._feed = make_feed(x, y, plan.batch_size)
+        self._feed = make_feed(x, y, plan.batch_size, plan.dtype if plan.weighted else None)
         self._stream = cp.cuda.Stream(non_blocking=True)
         # Compiled and allocated before training changes anything.
         self._way = WAYS[self.way](plan, parameters, self._feed, self._stream)
 
-    def run(self, order: Any, numbers: Any) -> Any:
+    def run(self, order: Any, numbers: Any, importance: Any = None) -> Any:
         """Train on the examples of ``order``; the objective of each mini-batch before its update,
-        summed over its examples. ``numbers`` has a row a mini-batch: those of the plan's rule."""
+        summed over its examples. ``numbers`` and ``importance`` are those of the reference's."""
         way, feed, stream = self._way, self._feed, self._stream
         # What was done to the weights so far was done on another stream.
         cp.cuda.get_current_stream().synchronize()
@@ -100,8 +101,9 @@ class Stepper:
             try:
                 way.begin(numbers)
                 for start in range(0, len(order), feed.rows):
-                    piece = order[start : start + feed.rows]
-                    feed.load(piece, stream)
+                    part = slice(start, start + feed.rows)
+                    piece = order[part]
+                    feed.load(piece, stream, None if importance is None else importance[part])
                     way.train(len(piece))
                 return way.costs()
             finally:

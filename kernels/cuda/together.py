@@ -49,24 +49,25 @@ class SideBySide:
         """That of one network, of the family's plan."""
         return One(self, plan, parameters)
 
-    def run(self, pieces: Sequence[tuple[One, Any, Any]]) -> list[Any]:
+    def run(self, pieces: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Train each Stepper's network on its order (int64) with its numbers of the rule, a row a
-        mini-batch; the costs of each one's mini-batches."""
+        mini-batch, and of a weighted plan the examples' importance, as (Stepper, order, numbers,
+        importance); the costs of each one's mini-batches."""
         stream, plan = self._stream, self.family.plan
-        steps = [len(numbers) for _, _, numbers in pieces]
+        steps = [len(piece[2]) for piece in pieces]
         # What was done to the weights so far was done on another stream.
         cp.cuda.get_current_stream().synchronize()
         with stream:
             try:
                 costs = self.family.costs(len(pieces), max(steps))
-                numbers = copied_numbers(np.concatenate([own for _, _, own in pieces]), plan.dtype)
+                numbers = copied_numbers(np.concatenate([piece[2] for piece in pieces]), plan.dtype)
                 ends = np.cumsum(steps).tolist()
                 members = [
                     Member(
                         one.plan, one.parameters, _copied(order), len(order),
-                        numbers[end - count : end],
+                        numbers[end - count : end], *(_weighed(own, plan.dtype) for own in more),
                     )
-                    for (one, order, _), count, end in zip(pieces, steps, ends, strict=True)
+                    for (one, order, _, *more), count, end in zip(pieces, steps, ends, strict=True)
                 ]  # fmt: skip
                 self.family.enqueue(members, *self._data, costs)
                 parts = costs.get()
@@ -82,8 +83,12 @@ class One:
         self.plan, self.parameters = plan, parameters
         self._together = together
 
-    def run(self, order: Any, numbers: Any) -> Any:
-        return self._together.run([(self, order, numbers)])[0]
+    def run(self, *asked: Any) -> Any:
+        return self._together.run([(self, *asked)])[0]
+
+
+def _weighed(importance: Any, dtype: Any) -> Any:
+    return copied(importance, dtype, "an epoch's weights", "train fewer networks at once")
 
 
 def _copied(order: Any) -> Any:

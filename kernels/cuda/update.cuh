@@ -5,7 +5,8 @@
 //     struct Rule { T eta_, mu_; };
 //     update(T& w, T* state, long long apart, T g, const Rule& rule):  v = mu v - eta g,  w = w + v
 //
-// and update_penalised, the same under the slope of the penalty. The state, here v, is STATES
+// and update_penalised, the same under the slope of the penalty, which slope_penalised adds to g.
+// The state, here v, is STATES
 // numbers, number k of them at state[k * apart]; without any nothing is read there. g is the
 // gradient of the mean cost. Rule is the numbers of a step, which change from one to the next.
 
@@ -19,14 +20,20 @@ __device__ inline const Rule& rule_of(const T* numbers, long long step)
     return *reinterpret_cast<const Rule*>(numbers + step * NUMBERS);
 }
 
-// One step of one weight, which is penalised; 1/2 l2 w^2 + l1 |w| of the weight before it.
+// 1/2 l2 w^2 + l1 |w|
+__device__ inline double penalty_of(T w, const Rule& rule)
+{
+#if PENALTY
+    return 0.5 * double(rule.l2_) * w * w + double(rule.l1_) * absolute(w);
+#else
+    return 0;
+#endif
+}
+
+// One step of one weight, which is penalised; the penalty of the weight before it.
 __device__ inline double update_weight(T& w, T* state, long long apart, T g, const Rule& rule)
 {
-    double penalty = 0;
-#if PENALTY
-    const T before = w;
-    penalty = 0.5 * double(rule.l2_) * before * before + double(rule.l1_) * absolute(before);
-#endif
+    const double penalty = penalty_of(w, rule);
 #ifdef MUTANT_STATES_ON_EACH_OTHER
     apart = 0;
 #endif

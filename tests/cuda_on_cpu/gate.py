@@ -38,6 +38,7 @@ from cuda_on_cpu.device import KernelError, imagined
 from cuda_on_cpu.launch import SCHEDULES
 from gpubp.activation import ACTIVATIONS
 from gpubp.cost import COSTS
+from gpubp.examples import importance_of
 from gpubp.optimizer import Adam, Update
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
@@ -65,6 +66,7 @@ class Case:
     multiprocessors: int = 8
     cluster: int | None = None
     threads: int | None = None
+    weighted: bool = False
 
 
 # With an epsilon that keeps a gradient of nearly 0 from taking whole steps by its rounding errors.
@@ -109,7 +111,7 @@ _COOPERATIVE = {
     ),
     "cooperative, softmax": Case(
         (12, 36, 40), ("relu", "softmax"), "log_likelihood", 20, 47, bytes=False,
-        multiprocessors=2, stepper="cooperative",
+        multiprocessors=2, stepper="cooperative", weighted=True,
     ),
     "cooperative, one layer": Case(
         (7, 3), ("sigmoid",), batch=4, rows=9, labels=False, multiprocessors=5,
@@ -127,6 +129,10 @@ CASES = {
         (12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 11, update=Update(_ADAM)
     ),
     "one neuron": Case((1, 1), ("sigmoid",), batch=1, rows=3, labels=False),
+    "clipped": Case(
+        (12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 11,
+        update=Update(_AMSGRAD, l2=0.03, clip_norm=0.5), weighted=True,
+    ),
     **_TILED,
     **_COPIED,
     **_TENSOR_CORES,
@@ -145,7 +151,7 @@ RESIDENT = {
     ),
     "resident, softmax": Case(
         (12, 9, 40), ("relu", "softmax"), "log_likelihood", 5, 13,
-        update=Update(_ADAM, l2=0.03), cluster=2, threads=64,
+        update=Update(_ADAM, l2=0.03), cluster=2, threads=64, weighted=True,
     ),
     "resident, narrow": Case(
         (15, 3, 1), ("tanh", "sigmoid"), "cross_entropy", 10, 24, labels=False, cluster=8,
@@ -219,16 +225,22 @@ def results(
         rounded = parameters.flat.view(ROUNDED[precision])
         parameters.__setstate__((sizes, rounded, parameters.state))
         precision = None
-    plan = Plan(sizes, activations, cost, case.batch, dtype, rule, precision)
+    plan = Plan(
+        sizes, activations, cost, case.batch, dtype, rule, precision, weighted=case.weighted
+    )
     x, y = backend.asarray(x), backend.asarray(y)
     stepper = backend.kernels.Stepper(plan, parameters, x, y)
     orders = [rng.integers(0, n, case.rows) for _ in range(runs)]
     # No two steps that follow each other have one rate.
     rates = 0.05 * (1 + 0.3 * (np.arange(-(-case.rows // case.batch)) % 4))
+    weights = rng.integers(0, 4, n) if case.weighted else None
     costs = [
-        stepper.run(order, case.update.numbers(1 + i * len(rates), rates))
+        stepper.run(
+            order, case.update.numbers(1 + i * len(rates), rates),
+            *(() if weights is None else (importance_of(weights[order], case.batch),)),
+        )
         for i, order in enumerate(orders)
-    ]
+    ]  # fmt: skip
     named = {"parameters": parameters.flat}
     if rule.state:
         named["state"] = parameters.state

@@ -315,7 +315,9 @@ def check_count(value: Any, name: str, least: int = 1) -> int:
 
 
 def check_number(value: Any, name: str) -> float:
-    """A float; strings are refused, not read."""
+    """A float; strings and truth values are refused, not read."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}={value!r} must be a number")
     try:
         return float(value.__float__())
     except (AttributeError, TypeError):

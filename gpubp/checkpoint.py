@@ -160,6 +160,7 @@ def _stored(
         "cost": _cost_to_json(network.cost),
         "dtype": network.dtype,
         "classes": None if network.classes is None else list(network.classes),
+        "inputs": None if network.inputs is None else list(network.inputs),
         "rng": state_to_json(network.rng.bit_generator.state),
         "training": None,
     }
@@ -223,7 +224,7 @@ def load(
             init=lambda rng, n_out, n_in: (np.zeros((n_out, n_in)), np.zeros(n_out)),
             dtype=header["dtype"],
         )
-        network.classes = header.get("classes")
+        network.classes, network.inputs = header.get("classes"), header.get("inputs")
     except ValueError as error:
         raise DataFormatError(
             path, expected="a complete gpubp checkpoint", found=" ".join(str(error).split())

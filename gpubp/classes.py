@@ -1,4 +1,5 @@
-"""The names of classes: what may be one, and how the labels of a file follow those of a network."""
+"""The names of classes and inputs: what may be one, and how the labels of a file follow those of a
+network."""
 
 from __future__ import annotations
 
@@ -37,6 +38,8 @@ def check_classes(classes: Any, outputs: int) -> tuple[str, ...] | None:
             raise ValueError(f"the name of class {i} is {fault}")
     if len(set(names)) < len(names):
         raise ValueError("two classes have the same name")
+    if len({" ".join(name.split()) for name in names}) < len(names):
+        raise ValueError("the names of two classes differ in spaces alone")
     if not 1 <= len(names) <= max(2, outputs):
         raise ValueError(f"{len(names)} names of classes for {outputs} outputs")
     return names
@@ -63,3 +66,22 @@ def match_labels(
             f"{', '.join(known[:10])}{', ...' * (len(known) > 10)}"
         )
     return np.asarray(np.array([place[name] for name in found], np.int64)[y])
+
+
+def check_inputs(inputs: Any, count: int) -> tuple[str, ...] | None:
+    """``inputs`` as a tuple of different names, one an input; ``ValueError`` in one sentence where
+    it cannot be."""
+    if inputs is None:
+        return None
+    if hasattr(inputs, "tolist"):
+        inputs = inputs.tolist()
+    if not isinstance(inputs, list | tuple) or not all(isinstance(name, str) for name in inputs):
+        raise ValueError(f"inputs={ascii(inputs)[:60]} must be a list of names")
+    if len(inputs) != count:
+        raise ValueError(f"{len(inputs)} names of inputs for {count} inputs")
+    for i, name in enumerate(inputs):
+        if fault := name_fault(name):
+            raise ValueError(f"the name of input {i} is {fault}")
+    if len(set(inputs)) < len(inputs):
+        raise ValueError("two inputs have the same name")
+    return tuple(inputs)

@@ -21,6 +21,7 @@ from . import data as datasets
 from .arrays import check_count
 from .checkpoint import load
 from .classes import class_name, match_labels
+from .data.csv import form_of
 from .errors import DataFormatError, unknown
 from .folders import user_cache
 from .network import Network
@@ -52,7 +53,8 @@ def scale(x: Array) -> str:
 class DataSet:
     """A training and a test part: x (n, inputs), y (n,) labels from 0, or real targets.
 
-    ``names`` are those of the classes, if they have any; ``reading`` says how a text file was read.
+    ``names`` are those of the classes, if they have any, ``columns`` those of the columns of x;
+    ``reading`` says how a text file was read.
     """
 
     name: str
@@ -60,6 +62,7 @@ class DataSet:
     test: Pair
     names: tuple[str, ...] | None = None
     reading: str = ""
+    columns: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         examples = len(self.train[1])
@@ -138,6 +141,8 @@ def form_options(args: Namespace, net: Network | None = None) -> dict[str, Any]:
             form["task"] = "classification"
         elif not net.is_classifier:
             form["task"] = "regression"
+    if net is not None and net.inputs is not None and file.suffix.lower() in datasets.CSV_SUFFIXES:
+        form["inputs"] = net.inputs
     return form
 
 
@@ -146,7 +151,7 @@ def load_data(source: str | None, form: dict[str, Any]) -> DataSet:
     if source is not None:
         train, test = datasets.load(source, **form)
         if isinstance(train, datasets.Table):
-            return DataSet(source, train, test, train.classes, train.reading)
+            return DataSet(source, train, test, train.classes, train.reading, train.inputs)
         return DataSet(source, train, test)
     if form:
         raise ValueError(f"--{next(iter(form))} says how to read a file: name it with --data")
@@ -159,6 +164,20 @@ def load_data(source: str | None, form: dict[str, Any]) -> DataSet:
     except (OSError, DataFormatError):
         name = "digits28 (no MNIST in the cache; --data mnist downloads it)"
         return DataSet(name, *datasets.load("digits28"))
+
+
+def labelled_data(args: Namespace, net: Network) -> DataSet:
+    """The data asked for, which must have a target beside the inputs of the network."""
+    form = form_options(args, net)
+    if Path(args.data or "").suffix.lower() in datasets.CSV_SUFFIXES and args.target is None:
+        asked = {key: form[key] for key in ("delimiter", "decimal", "header") if key in form}
+        found = form_of(args.data, labels=False, **asked)
+        if len(found.values) == net.sizes[0]:
+            raise ValueError(
+                f"{args.data} has {net.sizes[0]} columns, as many as {args.file} has inputs, and "
+                "so none for the target: gpubp predict tells what the network makes of such rows"
+            )
+    return load_data(args.data, form)
 
 
 def check_writable(path: str, *others: str | None) -> None:
@@ -217,7 +236,7 @@ def evaluate(args: Namespace) -> int:
     if args.part not in ("test", "train", "all"):
         raise unknown("part", args.part, ("test", "train", "all"))
     net = load(args.file, args.backend)
-    data = fitted(load_data(args.data, form_options(args, net)), net, args.file)
+    data = fitted(labelled_data(args, net), net, args.file)
     x, y = data.test if args.part == "test" else data.train
     if args.part == "all":
         x, y = np.concatenate([x, data.test[0]]), np.concatenate([y, data.test[1]])

@@ -13,7 +13,7 @@ from . import explain as explanations
 from .arrays import check_count
 from .checkpoint import load
 from .classes import class_name
-from .commands import check_writable, fitted, form_options, load_data, predicted
+from .commands import check_writable, fitted, labelled_data, predicted
 from .data._files import replacing
 from .errors import unknown
 from .explain.pathsum import MAX_PATHS
@@ -33,7 +33,7 @@ def explain(args: Namespace) -> int:
         check_writable(args.html, args.file, args.data, *pictures.values())
     examples = check_count(args.examples, "examples")
     net = load(args.file, args.backend)
-    data = fitted(load_data(args.data, form_options(args, net)), net, args.file)
+    data = fitted(labelled_data(args, net), net, args.file)
     if args.part not in ("test", "train"):
         raise unknown("part", args.part, ("test", "train"))
     x, y = data.test if args.part == "test" else data.train
@@ -61,10 +61,7 @@ def explain(args: Namespace) -> int:
         taken = class_name(net.classes, int(predicted(net, one[0])[0]))
     say(f"{data}\n{net}\n{args.part} part, example {i}, {data.label(y[i])}, taken for {taken}")
     for name in shown if page is None else ():  # the page shows them
-        text = str(found[name])
-        if name == "trace":
-            text = text.replace("; values are those of example 0", "", 1)  # of this one alone
-        say(f"\n{text}")
+        say(f"\n{found[name]}")
     for name, path in pictures.items():
         found[name].plot(path)
         say(f"\n{name} drawn to {path}")

@@ -27,7 +27,7 @@ from .arrays import (
 )
 from .backend import Backend, get_backend
 from .backprop import Gradients
-from .classes import check_classes
+from .classes import check_classes, check_inputs
 from .cost import Cost, check_pair, example_cost, get_cost
 from .history import History
 from .initialise import Initialiser, draw, get_initialiser
@@ -92,8 +92,9 @@ class Network:
             "tf32" or "bf16" for tensor cores, which round each operand to 11 or 8 significant bits
             and add up in float32. Weights, updates and everything outside ``fit`` stay float32.
 
-    ``classes`` may be set to the names of the classes, which are saved with the network; labels
-    stay numbers everywhere.
+    ``classes`` may be set to the names of the classes, and ``inputs`` to those of the inputs, which
+    are saved with the network; labels stay numbers everywhere. The command line finds the columns
+    of a file by the names of the inputs.
 
     Raises:
         ValueError, TypeError: one sentence, for what cannot be a network.
@@ -101,6 +102,7 @@ class Network:
     """
 
     classes: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -154,6 +156,8 @@ class Network:
             raise AttributeError(f"assign one layer at a time: {name}[i] = array")
         if name == "classes":
             value = check_classes(value, self.sizes[-1])
+        elif name == "inputs":
+            value = check_inputs(value, self.sizes[0])
         super().__setattr__(name, value)
 
     @property

@@ -29,7 +29,7 @@ def predict(args: Namespace) -> int:
     if args.output is not None:
         check_writable(args.output, args.data, args.file)
     net = load(args.file, args.backend)
-    form = form_options(args)
+    form = form_options(args, net)
     task = form.pop("task", None)
     check_task(task)
     real = not net.is_classifier if task is None else task == "regression"
@@ -73,6 +73,7 @@ def _unlabelled(source: str, net: str, inputs: int, form: dict[str, Any]) -> Arr
     order, or the test part of the data."""
     path = Path(source)
     if path.suffix.lower() in datasets.CSV_SUFFIXES:
+        form.pop("task", None)
         found = form_of(path, labels=False, **form)
         values = len(found.values)
         if values == inputs:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .classes import check_classes
+from .classes import check_classes, check_inputs
 from .history import Epoch
 from .optimizer import OPTIMIZERS, from_description
 from .printable import brief
@@ -137,8 +137,8 @@ def sum_from_json(stored: Any) -> float:
 def check_stored(header: Any, tensors: Mapping[str, Array]) -> None:
     """``ValueError``, in one sentence, where these are not a network as it is saved: all but the
     formulas, which the language itself checks."""
-    classes = ("classes",) if "classes" in header else ()  # absent from older files
-    keyed(header, (*_HEADER, *classes), "the header")
+    names = [key for key in ("classes", "inputs") if key in header]  # absent from older files
+    keyed(header, (*_HEADER, *names), "the header")
     sizes, dtype, activations = header["sizes"], header["dtype"], header["activations"]
     if not isinstance(sizes, list) or len(sizes) < 2:
         _refuse("sizes", sizes, "a list of two or more")
@@ -151,6 +151,7 @@ def check_stored(header: Any, tensors: Mapping[str, Array]) -> None:
     if not isinstance(activations, list) or len(activations) != len(sizes) - 1:
         _refuse("activations", activations, f"a list of {len(sizes) - 1}")
     check_classes(header.get("classes"), sizes[-1])
+    check_inputs(header.get("inputs"), sizes[0])
     state_from_json(header["rng"])
     shapes: dict[str, tuple[int, ...]] = {}
     for i, (n_in, n_out) in enumerate(pairwise(sizes)):
@@ -242,8 +243,11 @@ def _check_training(stored: Any, generator: str) -> None:
     epoch = within("epoch", 0, _MOST)
     step = within("step", 0, -(-examples // batch_size))
     within("best_after", 0, epoch)
-    _number(stored["seconds"], "training.seconds", 0, "a finite number that is not negative")
-    sum_from_json(stored["cost_sum"])
+    seconds = _number(
+        stored["seconds"], "training.seconds", 0, "a finite number that is not negative"
+    )
+    if (seconds or sum_from_json(stored["cost_sum"])) and not step:
+        raise ValueError("seconds or costs of an epoch that has not begun")
     if type(stored["stopped"]) is not bool:
         _refuse("training.stopped", stored["stopped"], "true or false")
     if (order := stored["order_state"]) is not None:

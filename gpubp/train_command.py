@@ -85,7 +85,7 @@ def train(args: Namespace) -> int:
             hidden = [network_options["activation"]] * (len(sizes) - 2)
             network_options["activation"] = [*hidden, get_activation("identity")]
         net = Network(sizes, **network_options)
-        net.classes = data.names
+        net.classes, net.inputs = data.names, data.columns
     assert net is not None
     if args.resume is not None:
         data = fitted(data, net, args.resume)

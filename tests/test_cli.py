@@ -327,3 +327,51 @@ def test_help_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     ).stdout
     assert out.endswith("[]\n")
+
+
+def test_what_is_stored_is_told() -> None:
+    """Whose weights: the last epoch's, or those that early stopping went back to."""
+    out = succeed(run(TRAIN, "--save a.net"))
+    assert "saved to a.net: the weights after epoch 2" in out
+    out = succeed(run("train --data t.npz --epochs 60 --learning-rate 30 --early-stopping 2",
+                      "--save b.net"))  # fmt: skip
+    (told,) = (line for line in out if line.startswith("saved to b.net"))
+    best = re.match(r"best epoch (\d+) \(validation cost .*, kept\)", out[-1])
+    assert best is not None
+    assert told == f"saved to b.net: the weights after epoch {best[1]}"
+    out = succeed(run("train --data t.npz --resume a.net --epochs 4"))
+    assert "note: nothing is stored of this: --save FILE would keep it" in out
+    out = succeed(run("train --data t.npz --resume a.net --epochs 4 --save c.net"))
+    assert not any("nothing is stored" in line for line in out)
+
+
+def test_few_examples_are_one_mini_batch() -> None:
+    x, y = blobs(8)
+    np.savez("few.npz", x_train=x[:6], y_train=y[:6], x_test=x[6:], y_test=y[6:])
+    out = succeed(run("train --data few.npz --epochs 1 --save f.net"))
+    assert "note: --batch-size is 6, as there are no more examples to train on" in out
+    net = gpubp.load("f.net")
+    assert net.training is not None
+    assert net.training.batch_size == 6
+
+
+def test_optimizer_is_kept_and_taken_up_again() -> None:
+    succeed(run(TRAIN, "--optimizer adam --save a.net"))
+    net = gpubp.load("a.net")
+    assert net.training is not None
+    assert net.training.optimizer["name"] == "adam"
+    assert net.history.learning_rate == [1e-3] * 3
+    succeed(run("train --data t.npz --resume a.net --epochs 5 --save a.net"))
+    succeed(run("train --data t.npz --epochs 5 --batch-size 6 --optimizer adam --save b.net"))
+    for one, other in zip(weights("a.net"), weights("b.net"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    told = refuse(run("train --data t.npz --resume a.net --epochs 6 --momentum 0.5"))
+    assert "continues a run with optimizer adam, not sgd" in told
+
+
+def test_huge_costs_are_short() -> None:
+    row = gpubp.Epoch(0, 1.5e30, 0.1, 1.0, 2.5e6, 0.5)
+    assert str(row) == (
+        "epoch   0  cost 1.5e+30  0.100 s  validation cost 2.5e+06  accuracy 50.00%"
+    )
+    assert str(gpubp.Evaluation(999999.0, None)) == "cost 999999.000000"

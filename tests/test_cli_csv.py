@@ -67,7 +67,7 @@ def test_classes_by_name_through_all_commands() -> None:
     assert np.mean(net.predict(x) == y) > 0.9
 
     table = "\n".join(succeed(run("evaluate k.net --data k.csv --part all"))).partition("-+-")[2]
-    assert re.search(r"0 \| .*  ant\n.*1 \| .*  bee\n.*2 \| .*  cow, brown$", table)
+    assert re.search(r"\n +ant \|.*\n +bee \|.*\ncow, brown \|.*$", table)
     np.savetxt("bare.csv", x, delimiter=",")
     write("unknown.csv", [[*row, "?"] for row in x.tolist()])  # targets are not looked at
     for source in ("k.csv", "bare.csv", "unknown.csv"):
@@ -372,3 +372,106 @@ def test_each_wrong_input_is_refused_in_one_sentence() -> None:
     write("gap.csv", [[1, 2, 3, 4, 5], [1, "", 3, 4, 5]])
     for command, told in REFUSED.items():
         assert told in refuse(run(command)), command
+
+
+# Columns by name
+
+NAMES = ["p", "q", "r", "s", "t"]
+
+
+def named(name: str, columns: list[str], n: int = 60) -> Any:
+    """Blobs under a header with these of the columns, in this order; "kind" and "id" are others."""
+    x, y = blobs(n)
+    held = dict(zip(NAMES, x.T.tolist(), strict=True))
+    held |= {"kind": [KINDS[label] for label in y], "id": [*range(n)]}
+    write(name, [columns, *zip(*(held[column] for column in columns), strict=True)])
+    return x
+
+
+def test_columns_are_found_by_their_names() -> None:
+    x = named("k.csv", [*NAMES, "kind"])
+    succeed(run("train --data k.csv --epochs 20 --batch-size 5 --save k.net"))
+    assert gpubp.load("k.net").inputs == tuple(NAMES)
+    right = succeed(run("predict k.net --data k.csv --proba"))
+    table = succeed(run("evaluate k.net --data k.csv --part all"))[2:]
+    np.savetxt("bare.csv", x, delimiter=",")
+    named("turned.csv", ["t", "kind", "id", "s", "p", "r", "q"])
+    named("alone.csv", NAMES[::-1])
+    for source in ("turned.csv", "alone.csv", "bare.csv"):
+        assert succeed(run(f"predict k.net --data {source} --proba")) == right
+    assert succeed(run("evaluate k.net --data turned.csv --target kind --part all"))[2:] == table
+    assert succeed(run("evaluate k.net --data turned.csv --part all"))[2:] == table  # of words
+    shown = succeed(run("explain k.net --data turned.csv --show trace"))
+    assert shown[2:] == succeed(run("explain k.net --data k.csv --show trace"))[2:]
+
+
+def test_columns_that_cannot_be_found_by_name() -> None:
+    named("k.csv", [*NAMES, "kind"])
+    succeed(run("train --data k.csv --epochs 1 --batch-size 5 --save k.net"))
+    named("short.csv", ["p", "kind", "t"])
+    for command in ("predict", "evaluate"):
+        told = refuse(run(f"{command} k.net --data short.csv"))
+        assert "short.csv has no column 'q', 'r', 's', which the network was trained on" in told
+    named("twice.csv", [*NAMES, "kind", "p"])
+    assert "several columns 'p'" in refuse(run("predict k.net --data twice.csv"))
+    named("alone.csv", NAMES)
+    told = refuse(run("evaluate k.net --data alone.csv"))
+    assert "alone.csv has 5 columns, as many as k.net has inputs, and so none for the" in told
+    bare = Path("alone.csv").read_text().partition("\n")[2]
+    Path("bare.csv").write_text(bare)
+    assert "gpubp predict tells what" in refuse(run("evaluate k.net --data bare.csv"))
+
+
+def test_names_that_tell_no_columns_apart_are_not_kept() -> None:
+    named("k.csv", ["p", "p", "r", "kind"])
+    succeed(run("train --data k.csv --epochs 1 --batch-size 5 --save k.net"))
+    assert gpubp.load("k.net").inputs is None
+    reals("r.csv")
+    succeed(run("train --data r.csv --epochs 1 --save r.net"))
+    assert gpubp.load("r.net").inputs == ("p", "q")
+    write("turned.csv", [["q", "p"], [0.5, 2.0]])
+    net = gpubp.load("r.net")
+    value = float(net.predict(np.array([[2.0, 0.5]], np.float32))[0])
+    assert float(succeed(run("predict r.net --data turned.csv"))[1].split(",")[1]) == (
+        pytest.approx(value, rel=1e-6)
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (["a"], "1 names of inputs for 2 inputs"),
+        (["a", "a"], "two inputs have the same name"),
+        (["a", "\x1b[31m"], "characters that are not printed"),
+        (["a", ""], "the name of input 1 is an empty name"),
+        (["a", 3], "must be a list of names"),
+        ("ab", "must be a list of names"),
+    ],
+)
+def test_names_of_inputs_are_checked(inputs: Any, words: str) -> None:
+    net = gpubp.Network([2, 3], rng=0)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        net.inputs = inputs
+    net.inputs = np.array(["x", "y"])
+    net.save("n.net")
+    tensors, header = read_tensors("n.net")
+    write_tensors("n.net", tensors, header | {"inputs": inputs})
+    with pytest.raises(gpubp.DataFormatError, match=re.escape(words)):
+        gpubp.load("n.net")
+
+
+def test_forms_of_headers_and_lines(folder: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (4, 784))
+    write("m.csv", [[*range(1, 785), "label"], *np.c_[grey, [0, 1, 2, 1]].tolist()])
+    x, y = data.read_csv("m.csv")
+    np.testing.assert_array_equal(x, grey.astype(np.uint8))
+    assert (x.dtype, y.tolist()) == (np.uint8, [0, 1, 2, 1])
+    Path("hash.csv").write_text("# label,b,c\n1,2,3\n0,3,4\n")
+    assert data.read_csv("hash.csv").inputs == ("b", "c")
+    for text, words in (
+        (b"1,2,3\r0,5,6\r", "found line ends of carriage returns alone"),
+        (b"# made by hand\n1,2,3\n0,3,4\n", "found a comment: remove it"),
+    ):
+        Path("odd.csv").write_bytes(text)
+        with pytest.raises(gpubp.DataFormatError, match=words):
+            data.read_csv("odd.csv")

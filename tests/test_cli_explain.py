@@ -49,6 +49,7 @@ def test_text_is_the_librarys() -> None:
     assert repr(explain.paths(net, x, y, 3, 2, 5)) in out
     assert out.splitlines()[0].startswith("data: t.npz")
     assert f"example 4, class {y[0]}, taken for {net.predict(x)[0]}" in out
+    assert "example 0" not in out
 
 
 def test_default_weight_has_the_largest_gradient_of_layer_2() -> None:
@@ -107,7 +108,8 @@ def test_page_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_page_is_one_file_that_loads_nothing() -> None:
-    succeed(run(CALL, "--html page.html --examples 3"))
+    out = succeed(run(CALL, "--html page.html --examples 3"))
+    assert len(out) == 5  # data, network, example and where the page is: it shows the rest
     text = Path("page.html").read_text(encoding="utf-8")
     assert "__DATA__" not in text
     assert "default-src 'none'" in text

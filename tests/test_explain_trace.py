@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -346,3 +347,13 @@ def test_wide_layers_are_drawn_in_part(tmp_path: Path) -> None:
     assert "49" in words
     assert any("of 60" in word for word in words)
     net.trace(x, y).plot(tmp_path / "t.pdf", example=1)
+
+
+def test_a_layers_arrays_are_asked_of_the_layer() -> None:
+    net = gpubp.Network([3, 4, 2], rng=0)
+    found = net.trace(np.ones((1, 3)), [1])
+    with pytest.raises(AttributeError, match=r"trace\[2\]\.delta is layer 2's, trace\[3\]\.delta"):
+        _ = found.delta
+    with pytest.raises(AttributeError, match="a trace has no 'loss'"):
+        _ = found.loss
+    assert copy.copy(found)[2].delta.shape == (1, 4)

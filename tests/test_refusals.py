@@ -232,6 +232,8 @@ def test_layers_are_assigned_one_at_a_time() -> None:
     ("make", "words"),
     [
         (lambda: SGD(momentum="a"), "momentum='a' must be a number"),
+        (lambda: SGD(momentum=True), "momentum=True must be a number"),
+        (lambda: Update(l2=np.True_), "must be a number"),
         (lambda: SGD(momentum="0.9"), "momentum='0.9' must be a number"),
         (lambda: Update(l2=None), "l2=None must be a number"),
         (lambda: as_schedule(Cosine), "schedule.Cosine'> must be a finite number above 0"),

@@ -224,6 +224,23 @@ def test_early_stopping_needs_its_column() -> None:
 # Divergence
 
 
+@pytest.mark.parametrize(
+    ("how", "cure"),
+    [
+        ({"l2": 1e30}, "try an l2 below 1e+30, as a step multiplies weights by 1 - eta l2"),
+        ({"l1": 1e38}, "try an l1 below 1e+38, as a step moves weights by eta l1"),
+        ({"learning_rate": 1e30, "l2": 1e-30}, "try a learning rate below 1e+30"),
+    ],
+)
+def test_what_made_a_run_diverge(how: dict[str, Any], cure: str, backend: gpubp.Backend) -> None:
+    x, y = blobs()
+    net = network(backend, activation="identity")
+    with pytest.raises(gpubp.DivergenceError) as caught:
+        net.fit(x, y, **FIT | {"learning_rate": 0.1} | how)
+    assert cure in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
 def test_divergence_is_named_and_the_last_finite_weights_kept(backend: gpubp.Backend) -> None:
     x, y = blobs()
     net = gpubp.Network(
@@ -516,6 +533,8 @@ def test_progress_is_silent_unless_asked(capsys: pytest.CaptureFixture[str]) -> 
         ({"momentum": 1.0}, "momentum"),
         ({"momentum": -0.1}, "momentum"),
         ({"nesterov": True}, "needs a momentum"),
+        ({"nesterov": "x"}, "nesterov='x' must be True or False"),
+        ({"learning_rate": True}, "learning_rate=True must be a finite number above 0"),
         ({"l2": -1}, "l2"),
         ({"l1": math.nan}, "l1"),
         ({"shuffle": "yes"}, "shuffle='yes'"),

@@ -212,6 +212,8 @@ HOSTILE: list[tuple[str, str, Any, str]] = [
     ("PCG64", "training.optimizer.more", 1, "training.optimizer with an unknown 'more'"),
     ("PCG64", "training.seconds", -1.0, "not negative"),
     ("PCG64", "training.seconds", 10**400, "not negative"),
+    ("PCG64", "inputs", ["p", "q"], "2 names of inputs for 4 inputs"),
+    ("PCG64", "classes", ["a", "a ", "b"], "differ in spaces alone"),
     ("PCG64", "training.cost_sum", 10**400, "not a number"),
     ("PCG64", "training.cost_sum", "much", "not a number"),
     ("PCG64", "training.epoch", 2, "history of float64 and shape (1, 12) after 2 epochs"),
@@ -340,3 +342,17 @@ def test_whatever_stands_in_a_header_it_is_refused_or_works(
         gpubp.load(tmp_path / "again", "reference")
     assert refused > 100
     assert worked > 10
+
+
+@pytest.mark.parametrize("figure", ["cost_sum", "seconds"])
+@pytest.mark.parametrize("value", [1e9, -1.0, "nan", "inf"])
+def test_an_epoch_that_has_not_begun_has_no_costs(figure: str, value: Any, tmp_path: Path) -> None:
+    """They would be added to those of the epoch."""
+    net = gpubp.Network([4, 3], rng=1, backend="reference")
+    net.fit(X, Y, epochs=1, batch_size=4, learning_rate=0.1)
+    net.save(tmp_path / "net")
+    tensors, header = read_tensors(tmp_path / "net")
+    header["training"][figure] = value
+    write_tensors(tmp_path / "net", tensors, header)
+    with pytest.raises(gpubp.DataFormatError, match=r"has not begun|training\.seconds = "):
+        gpubp.load(tmp_path / "net", "reference")

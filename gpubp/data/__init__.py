@@ -31,7 +31,7 @@ CSV_SUFFIXES = (".csv", ".tsv")
 def load(
     source: FilePath, *, delimiter: str | None = None, decimal: str | None = None,
     header: bool | None = None, target: Target | Sequence[Target] | None = None,
-    task: Task | None = None,
+    task: Task | None = None, inputs: Sequence[str] | None = None,
 ) -> tuple[Pair, Pair]:  # fmt: skip
     """``((x_train, y_train), (x_test, y_test))`` from a name or a path.
 
@@ -44,7 +44,7 @@ def load(
     name = path_text(source, "data")
     suffix = Path(name).suffix.lower()
     form = {"delimiter": delimiter, "decimal": decimal, "header": header, "target": target,
-            "task": task}  # fmt: skip
+            "task": task, "inputs": inputs}  # fmt: skip
     apt: tuple[str, ...] = ()
     if not Path(name).is_dir():
         apt = tuple(form) if suffix in CSV_SUFFIXES else ("task",) if suffix == ".npz" else ()
@@ -70,7 +70,7 @@ def load(
     if suffix in CSV_SUFFIXES:
         return _split(
             read_csv(path, delimiter=delimiter, decimal=decimal, header=header, target=target,
-                     task=task), path
+                     task=task, inputs=inputs), path
         )  # fmt: skip
     if path.exists():
         raise ValueError(
@@ -92,5 +92,7 @@ def _split(examples: Pair, path: Path) -> tuple[Pair, Pair]:
     parts = (x[train], y[train]), (x[test], y[test])
     if not isinstance(examples, Table):
         return parts
-    first, second = (Table(*part, examples.classes, examples.reading) for part in parts)
+    first, second = (
+        Table(*part, examples.classes, examples.reading, examples.inputs) for part in parts
+    )
     return first, second

@@ -17,6 +17,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.classes import name_fault
 from gpubp.data._files import FilePath
 from gpubp.errors import unknown
 
@@ -47,7 +48,8 @@ class Form:
     ``names`` are the header's cells, ``None`` without a header. ``row_names``: the first column
     numbers or names the rows and is left out. ``targets`` are columns from 0; ``kind`` says what
     they hold: "numbers" (labels as they are), "words" (names of classes), "reals", or "" where
-    there is no target or it is not looked at. ``why`` says how that was found.
+    there is no target or it is not looked at. ``why`` says how that was found. ``inputs`` are the
+    columns of x where these were asked for by name; else x is made of all the others.
     """
 
     delimiter: str
@@ -58,11 +60,22 @@ class Form:
     targets: tuple[int, ...] = ()
     kind: str = ""
     why: str = ""
+    inputs: tuple[int, ...] = ()
 
     @property
     def values(self) -> NDArray[np.intp]:
         """The columns that become x."""
+        if self.inputs:
+            return np.array(self.inputs, np.intp)
         return np.delete(np.arange(self.columns), [*self.targets, *([0] * self.row_names)])
+
+    @property
+    def input_names(self) -> tuple[str, ...] | None:
+        """The names of the columns of x, where a header tells each from all others."""
+        if self.names is None:
+            return None
+        names = tuple(self.names[j] for j in self.values)
+        return names if _tell_apart(names) else None
 
     @property
     def is_certain(self) -> bool:
@@ -154,6 +167,7 @@ def find_form(
     header: bool | None = None,
     target: Target | Sequence[Target] | None = None,
     task: str | None = None,
+    inputs: Sequence[str] | None = None,
 ) -> Form:
     """The form of the file that begins with the lines ``head``; ``ValueError`` where what was
     asked for cannot be."""
@@ -163,6 +177,8 @@ def find_form(
     lines = [text_of(line) for line in head]
     delimiter = check_delimiter(delimiter) or _delimiter(lines[:_DELIMITER_LINES])
     rows = [_cells(line, delimiter) for line in lines]
+    if rows[0][0].startswith("#") and len(rows) > 1 and len(rows[0]) == len(rows[1]):
+        rows[0][0] = rows[0][0].lstrip("# ")  # a header as numpy.savetxt writes it
     begin = [row[:_FIRST_CELLS] for row in rows]
     decimal = decimal or _decimal(begin, delimiter)
     if header is None:
@@ -172,11 +188,15 @@ def find_form(
         names=tuple(name.strip() for name in rows[0]) if header else None,
         row_names=header and len(rows[0]) > 1 and not rows[0][0].strip(),
     )  # fmt: skip
+    if inputs is not None and form.names is not None:
+        form = replace(form, inputs=_input_columns(inputs, form.names, str(path)))
     if target is None and not labels:
         return form
     full = [row for row in rows[int(header) :] if len(row) == form.columns]
     if target is None:
         column, why = _guess_target(full, form)
+        if form.inputs and column in form.inputs:
+            column, why = _no_input(form, str(path))
         targets: tuple[int, ...] = (column,)
     else:
         wanted = [target] if isinstance(target, str | int) else list(target)
@@ -185,6 +205,43 @@ def find_form(
             raise ValueError(f"target={target!r} must name columns of {path}, each once")
     kind = "" if not labels else _kind(targets, full, decimal, task, in_front=why == _IN_FRONT)
     return replace(form, targets=targets, kind=kind, why=why)
+
+
+def _tell_apart(names: Sequence[str]) -> bool:
+    """Whether each is a name, and none is twice there."""
+    return len(set(names)) == len(names) and not any(map(name_fault, names))
+
+
+def _input_columns(inputs: Sequence[str], names: Sequence[str], path: str) -> tuple[int, ...]:
+    """Where the inputs stand, found by their names in the header."""
+    place = {name: j for j, name in reversed(list(enumerate(names)))}
+    missing = [name for name in inputs if name not in place]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(
+            f"{path} has no column {', '.join(map(shown, missing[:3]))}{more}, which the network "
+            "was trained on: rename columns, or give rows without a header, in the order of "
+            "training"
+        )
+    if twice := [name for name in inputs if names.count(name) > 1]:
+        raise ValueError(f"{path} has several columns {shown(twice[0])}: rename all but the input")
+    return tuple(place[name] for name in inputs)
+
+
+def _no_input(form: Form, path: str) -> tuple[int, str]:
+    """(the only column that is no input, why that one)."""
+    others = [j for j in range(int(form.row_names), form.columns) if j not in form.inputs]
+    if not others:
+        raise ValueError(
+            f"{path} has no target column, all are inputs of the network: gpubp predict tells what "
+            "it makes of them"
+        )
+    if len(others) > 1:
+        raise ValueError(
+            f"{path} has several columns that are no inputs of the network: name the target with "
+            "--target"
+        )
+    return others[0], "the only one that is no input"
 
 
 def _delimiter(lines: Sequence[str]) -> str:
@@ -241,12 +298,14 @@ def _is_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
 
 
 def _is_numbered(rows: Sequence[Sequence[str]], there: Sequence[bool], decimal: str) -> bool:
-    """Whether the first line counts the columns 0, 1, 2, ..., as pandas does without names, but for
-    an index in front and a column or two with a name. A short row of data may look so too."""
+    """Whether the first line counts the columns 0, 1, 2, ..., as pandas does without names, or from
+    1, but for an index in front and a column or two with a name. A short row of data may look so
+    too."""
     first, rest = rows[0], rows[1:]
     numbers = [cell.strip() for cell, number in zip(first, there, strict=True) if number]
     named = [j for j, number in enumerate(there) if not number]
-    if numbers != list(map(str, range(len(numbers)))) or len(numbers) < 2 or len(named) > 2:
+    counts = [list(map(str, range(i, i + len(numbers)))) for i in (0, 1)]
+    if numbers not in counts or len(numbers) < 2 or len(named) > 2:
         return False
     if not first[0].strip() or len(numbers) >= 10:
         return True

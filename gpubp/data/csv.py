@@ -60,17 +60,19 @@ def read_csv(
     path: FilePath, *, labels: Literal[True] = True, delimiter: str | None = None,
     decimal: str | None = None, header: bool | None = None,
     target: Target | Sequence[Target] | None = None, task: Task | None = None,
+    inputs: Sequence[str] | None = None,
 ) -> Table: ...  # fmt: skip
 @overload
 def read_csv(
     path: FilePath, *, labels: Literal[False], delimiter: str | None = None,
     decimal: str | None = None, header: bool | None = None,
-    target: Target | Sequence[Target] | None = None,
+    target: Target | Sequence[Target] | None = None, inputs: Sequence[str] | None = None,
 ) -> NDArray[Any]: ...  # fmt: skip
 def read_csv(
     path: FilePath, *, labels: bool = True, delimiter: str | None = None,
     decimal: str | None = None, header: bool | None = None,
     target: Target | Sequence[Target] | None = None, task: Task | None = None,
+    inputs: Sequence[str] | None = None,
 ) -> Table | NDArray[Any]:  # fmt: skip
     """The pair ``(x, y)`` from the rows of a text file: x (n, n_in) float32, the values as they
     stand; y (n,) int64 labels, or for a regression float32 targets (n,), of several columns (n, k).
@@ -98,6 +100,9 @@ def read_csv(
       Other labels are numbered in their order (words sorted, numbers by size); ``classes`` of the
       pair has their names.
 
+    * ``inputs``: the columns of x by their names, in that order, of a file with a header; all
+      others but the target are passed over. By default all columns but the target.
+
     With ``labels=False`` x alone is returned: all columns, but for ``target`` where it is given.
 
     Nothing is filled in or left out: ``DataFormatError``, with file, line, column and byte offset,
@@ -110,7 +115,7 @@ def read_csv(
     with open_regular(path) as file:
         head, first, second = _head(file, path)
         form = find_form(head, path, labels=labels, delimiter=delimiter, decimal=decimal,
-                         header=header, target=target, task=task)  # fmt: skip
+                         header=header, target=target, task=task, inputs=inputs)  # fmt: skip
         line, offset = (1, first) if form.names is None else (2, second)
         if form.names is not None:
             _cells(_Block(1, first, head[:1]), head, path, form, 0)
@@ -164,7 +169,17 @@ def _head(file: BinaryIO, path: FilePath) -> tuple[list[bytes], int, int]:
     if len(lines) > 1 and (not lines[-1] or start + len(shown) < len(text) or len(text) > _BLOCK):
         lines.pop()  # empty, or cut off
     lines = [line.removesuffix(b"\r") for line in lines[:_HEAD_LINES]]
+    if b"\r" in lines[0] and b'"' not in lines[0]:
+        found = "line ends of carriage returns alone: save it with those of Unix or Windows"
+        raise _Block(1, start, []).error(path, 0, "lines", found)
+    if lines[0].startswith(b"#") and len(lines) > 1 and _is_comment(*lines[:2]):
+        raise _Block(1, start, []).error(path, 0, "a header or numbers", "a comment: remove it")
     return lines, start, start + len(first) + 1
+
+
+def _is_comment(first: bytes, second: bytes) -> bool:
+    """Whether a first line that begins with # has none of the delimiters of the second."""
+    return any(d in second and d not in first for d in (b",", b";", b"\t", b"|"))
 
 
 def _blocks(file: BinaryIO, path: FilePath, offset: int, line: int) -> Iterator[_Block]:
@@ -323,7 +338,7 @@ def _label_fault(name: str) -> str | None:
 
 def _columns(table: NDArray[Any], columns: NDArray[np.intp]) -> NDArray[Any]:
     """Those columns of the table, as a view where they lie side by side."""
-    if columns[-1] - columns[0] + 1 == len(columns):
+    if (np.diff(columns) == 1).all():
         return table[:, columns[0] : columns[-1] + 1]
     return table[:, columns]
 
@@ -358,7 +373,8 @@ def _described(x: NDArray[Any], y: NDArray[Any], form: Form, codes: dict[str, in
     told = f"{form}; target {where}, {form.why}: "
     if form.kind == "reals":
         y = y[:, 0] if y.shape[1] == 1 else y
-        return Table(x, y, None, f"{told}regression, numbers from {y.min():g} to {y.max():g}")
+        words = f"{told}regression, numbers from {y.min():g} to {y.max():g}"
+        return Table(x, y, None, words, form.input_names)
     values, counts = np.unique(y, return_counts=True)
     shown_names = [str(value) for value in values[:_COUNTED]]
     if form.kind == "words":
@@ -372,4 +388,5 @@ def _described(x: NDArray[Any], y: NDArray[Any], form: Form, codes: dict[str, in
         counts, shown_names = np.bincount(y), [shown(name)[1:-1] for name in classes[:_COUNTED]]
     each = ", ".join(f"{n} {name}" for name, n in zip(shown_names, counts, strict=False))
     more = f" and {len(counts) - _COUNTED} more" if len(counts) > _COUNTED else ""
-    return Table(x, y, classes, f"{told}classification, examples of {each}{more}")
+    words = f"{told}classification, examples of {each}{more}"
+    return Table(x, y, classes, words, form.input_names)

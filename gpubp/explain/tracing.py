@@ -101,9 +101,10 @@ class Trace:
         sizes = [self.x.shape[1], *(layer.z.shape[1] for layer in self.layers)]
         head = (
             f"Trace of {len(self.x)} example{'s' * (len(self.x) > 1)} through {sizes}, cost "
-            f"{printable(self.cost_name)}: mean C = {self.cost.mean():.6g}; values are those of "
-            "example 0"
+            f"{printable(self.cost_name)}: mean C = {self.cost.mean():.6g}"
         )
+        if len(self.x) > 1:
+            head += "; values are those of example 0"
         return "\n".join([head, *map(repr, self.layers)])
 
     def plot(self, path: str | os.PathLike[str] | None = None, example: int = 0) -> Any:

@@ -8,6 +8,7 @@ order.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import cupy as cp
 import numpy as np
@@ -124,6 +125,7 @@ class MiniBatch:
                 m, k, m, n, k, delta[l + 1], weights[l + 1], layers.z[l], layers.a[l], delta[l]
             )
         for l, (k, n) in enumerate(pairwise(sizes)):
+            into: tuple[Any, ...]
             if self._clipped is not None:
                 into = (self._clipped.weights[l], self._clipped.biases[l])
             else:

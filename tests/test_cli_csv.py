@@ -126,7 +126,7 @@ def test_two_names_for_one_output_of_any_activation() -> None:
         rows = succeed(run("predict b.net --data b.csv"))[1:]
         assert [row.split(",")[1] for row in rows] == expected
         table = succeed(run("evaluate b.net --data b.csv"))[-2:]
-        assert [row.split()[-1] for row in table] == ["no", "yes"]
+        assert [row.split()[0] for row in table] == ["no", "yes"]
 
 
 NAMES_REFUSED = [
@@ -352,10 +352,8 @@ REFUSED = {
     "tells the classes ant, bee, cow, brown apart: name their column with --target",
     "predict k.net --data r.csv": "r.csv has 3 columns, but k.net takes 5 inputs",
     "predict k.net --data k.csv --target 0,1": "4 columns, and 2 that --target names",
-    "predict r.net --data moved.csv": "moved.csv has 3 columns, but r.net takes 2 inputs: name "
-    "with --target the column that is no input",
-    "predict r.net --data numbered.csv": "name with --target the column that is no input",
-    "predict r.net --data bare3.csv": "name with --target the column that is no input",
+    "predict r.net --data bare3.csv": "bare3.csv has 3 columns, but r.net takes 2 "
+    "inputs: name with --target the column that is no input",
     "predict k.net --data gap.csv": "column 2 in line 2, found '', a missing value: fill it in",
 }
 
@@ -365,8 +363,6 @@ def test_each_wrong_input_is_refused_in_one_sentence() -> None:
     succeed(run("train --data k.csv --epochs 1 --save k.net"))
     reals("r.csv")
     succeed(run("train --data r.csv --epochs 1 --save r.net"))
-    write("moved.csv", [["out", "p", "q"], [0.1, 0.2, 0.3]])
-    write("numbered.csv", [["id", "p", "q"], [0, 0.2, 0.3], [1, 0.4, 0.5]])
     write("bare3.csv", [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     write("real5.csv", [[*row, 0.25] for row in blobs(12)[0].tolist()])
     write("gap.csv", [[1, 2, 3, 4, 5], [1, "", 3, 4, 5]])

@@ -44,6 +44,7 @@ RULES = [
     Update(Lion()),
     Update(Adam()),
     Update(AdamW(amsgrad=True), l2=0.03),  # the most of all: three arrays, nine numbers
+    Update(Adam(), l1=0.01, clip_norm=1.0),
 ]
 
 
@@ -121,13 +122,19 @@ def texts(
             parameters.state = cupy.zeros((states, parameters.flat.size), dtype)
             x = cupy.zeros((batch, sizes[0]), np.uint8 if bytes_ else dtype)
             y = cupy.zeros(batch, np.int64) if labels else cupy.zeros((batch, sizes[-1]), dtype)
-            plan = Plan(sizes, activations, cost, batch, dtype, update.rule, precision)
+            weights = np.ones(batch) if update.l1 else None  # of examples
+            plan = Plan(
+                sizes, activations, cost, batch, dtype, update.rule, precision,
+                weighted=weights is not None,
+            )  # fmt: skip
             for stepper in steppers:
                 if stepper == "cooperative" and why_not_cooperative(plan):
                     continue
+                if stepper == "resident" and update.rule.clipped:
+                    continue
                 patch.setenv("GPUBP_CUDA_STEPPER", stepper)
                 made = kernels.Stepper(plan, parameters, x, y)
-                made.run(*steps(update, np.arange(batch), batch, 0.1))
+                made.run(*steps(update, np.arange(batch), batch, 0.1), weights)
             kernels.score(parameters, activations, cost, x, y)
             delta, a = (cupy.ones((batch, n), dtype) for n in sizes[-2:])
             kernels.outer_sum(delta, a)

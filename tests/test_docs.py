@@ -29,7 +29,7 @@ def test_every_page_is_in_the_navigation_and_the_other_way_round() -> None:
     listed = re.findall(r"^ +- [^\n]+: (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
     assert sorted(listed) == [page.name for page in PAGES]
     promised = [
-        "index", "equations", "paths", "slowly", "activation", "checks", "book", "data",
+        "index", "equations", "paths", "slowly", "activation", "checks", "book", "data", "optimizers",
         "fleet", "backends", "capacity", "speed", "kernel", "api",
     ]  # fmt: skip
     assert {f"{name}.md" for name in promised} == set(listed)
@@ -76,7 +76,7 @@ def public_names() -> list[tuple[str, Any]]:
 def test_api_reference_has_every_public_name() -> None:
     listed = set(re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(), re.M))
     for name, _ in public_names():
-        assert name == "gpubp.explain" or name in listed, name
+        assert name in ("gpubp.explain", "gpubp.optimizer") or name in listed, name
     assert explain.__doc__
     assert nielsen.__doc__
 

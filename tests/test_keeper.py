@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_harness import TRAIN, enter, run, succeed
+from test_sgd import pieces_of
 
 import gpubp
 from gpubp import keeper, tensorfile
 from gpubp.interrupt import Terminated
-from gpubp.schedule import OneCycle
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and modes as POSIX has them")
 RNG = np.random.default_rng(3)
@@ -32,11 +32,11 @@ def network(**more: Any) -> gpubp.Network:
     return gpubp.Network([4, 5, 3], rng=0, backend="reference", **more)
 
 
-def in_pieces(rate: float = 0.5) -> Any:
-    """A constant rate that cuts an epoch of 12 mini-batches into 6 pieces."""
-    schedule = OneCycle(1.0, 4, per_epoch=6)
-    object.__setattr__(schedule, "rate", lambda t, history: rate)
-    return schedule
+@pytest.fixture
+def pieces() -> Iterator[None]:
+    """An epoch of 12 mini-batches is cut into 6 pieces."""
+    with pieces_of(2):
+        yield
 
 
 def listing(folder: Path) -> list[str]:
@@ -138,13 +138,14 @@ def test_another_generator_for_a_new_run_is_no_obstacle(tmp_path: Path) -> None:
 # While training
 
 
+@pytest.mark.usefixtures("pieces")
 def test_it_is_written_inside_an_epoch_and_resumes_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeper, "_SECONDS", 0.0)
     monkeypatch.setattr(keeper, "_SHARE", 1.0)
     path, places = tmp_path / "net", []
-    given = FIT | {"momentum": 0.5, "learning_rate": in_pieces()}
+    given = FIT | {"momentum": 0.5}
 
     class Look(gpubp.Callback):
         """What a kill here would leave; callbacks come before it is written again."""
@@ -288,10 +289,10 @@ def defaults() -> Iterator[None]:
 
 
 @posix
-@pytest.mark.usefixtures("defaults")
+@pytest.mark.usefixtures("defaults", "pieces")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_end_is_ctrl_c(number: int, tmp_path: Path) -> None:
-    given = FIT | {"learning_rate": in_pieces(), "momentum": 0.5}
+    given = FIT | {"momentum": 0.5}
     unbroken, net = network(), network()
     unbroken.fit(X, Y, **given)
     with pytest.raises(Terminated) as caught:  # sent twice, as a shell and its terminal do
@@ -307,7 +308,7 @@ def test_a_signal_to_end_is_ctrl_c(number: int, tmp_path: Path) -> None:
 
 
 @posix
-@pytest.mark.usefixtures("defaults")
+@pytest.mark.usefixtures("defaults", "pieces")
 def test_signals_that_are_ignored_or_handled_stay_so() -> None:
     seen: list[int] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
@@ -315,7 +316,7 @@ def test_signals_that_are_ignored_or_handled_stay_so() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         handler, net = signal.getsignal(number), network()
-        net.fit(X, Y, **FIT | {"learning_rate": in_pieces()}, callbacks=[Send(number)])
+        net.fit(X, Y, **FIT, callbacks=[Send(number)])
         assert len(net.history) == 3
         assert signal.getsignal(number) == handler
     assert seen == [signal.SIGTERM]
@@ -343,10 +344,10 @@ def test_a_second_ctrl_c_acts_at_once(first: int) -> None:
 
 
 @posix
-@pytest.mark.usefixtures("defaults")
+@pytest.mark.usefixtures("defaults", "pieces")
 def test_a_fleet_obeys_a_signal_to_end() -> None:
     fleet = gpubp.Fleet.of([4, 5, 3], rng=range(3), backend="reference")
-    given = FIT | {"learning_rate": in_pieces(), "epochs": 200}
+    given = FIT | {"epochs": 200}
     with pytest.raises(Terminated) as caught:
         fleet.fit(X, Y, **given, callbacks=[Send(signal.SIGTERM)])
     assert caught.value.number == signal.SIGTERM

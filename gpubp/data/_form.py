@@ -37,6 +37,7 @@ _IN_FRONT: Final = "the first"
 _BY_ELIMINATION: Final = "the last, as the first holds no labels"
 _DELIMITER_LINES: Final = 20
 _FIRST_CELLS: Final = 1000  # of a line, by which its delimiter, marks and names are known
+_MANY: Final = 10  # numbers that count are no row of data
 _AMOUNTS: Final = 20  # cells at least, to tell amounts from labels by how many differ
 _SHARE: Final = 0.9  # of a column's first cells decide what it holds: the rest may be faults
 
@@ -304,10 +305,12 @@ def _is_numbered(rows: Sequence[Sequence[str]], there: Sequence[bool], decimal: 
     first, rest = rows[0], rows[1:]
     numbers = [cell.strip() for cell, number in zip(first, there, strict=True) if number]
     named = [j for j, number in enumerate(there) if not number]
-    counts = [list(map(str, range(i, i + len(numbers)))) for i in (0, 1)]
-    if numbers not in counts or len(numbers) < 2 or len(named) > 2:
+    count, many = len(numbers), len(numbers) >= _MANY
+    # 1, 2, 3 may well be a row of data; from 0 on it is not so likely.
+    from_0, from_1 = ([*map(str, range(i, i + count))] for i in (0, 1))
+    if count < 2 or len(named) > 2 or not (numbers == from_0 or (many and numbers == from_1)):
         return False
-    if not first[0].strip() or len(numbers) >= 10:
+    if not first[0].strip() or many:
         return True
     below = rest[0] if rest else []
     over = [
@@ -315,7 +318,7 @@ def _is_numbered(rows: Sequence[Sequence[str]], there: Sequence[bool], decimal: 
         if j < len(below) and is_word(first[j]) and is_number(below[j], decimal)
     ]  # fmt: skip
     whole = any(all(cell.strip().isdigit() for cell in row) for row in rest)
-    return len(numbers) >= 3 and bool(over or (rest and not whole and not named))
+    return count >= 3 and bool(over or (rest and not whole and not named))
 
 
 def _share(cells: Sequence[str], decimal: str) -> tuple[float, float]:

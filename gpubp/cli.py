@@ -302,6 +302,17 @@ def _attempt(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (see the module's docstring)."""
+    try:
+        return _spoken(argv)
+    except KeyboardInterrupt:  # just before the command begins, or while it says its last
+        if os.environ.get("GPUBP_DEBUG") == "1":
+            raise
+        complain("interrupted")
+        return 130
+
+
+def _spoken(argv: Sequence[str] | None) -> int:
+    """The exit code of the command, with what it says on streams that may fail."""
     with speaking():
         try:
             code = _attempt(sys.argv[1:] if argv is None else argv)

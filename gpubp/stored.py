@@ -246,7 +246,8 @@ def _check_training(stored: Any, generator: str) -> None:
     seconds = _number(
         stored["seconds"], "training.seconds", 0, "a finite number that is not negative"
     )
-    if (seconds or sum_from_json(stored["cost_sum"])) and not step:
+    cost_sum = sum_from_json(stored["cost_sum"])
+    if (seconds or cost_sum) and not step:
         raise ValueError("seconds or costs of an epoch that has not begun")
     if type(stored["stopped"]) is not bool:
         _refuse("training.stopped", stored["stopped"], "true or false")

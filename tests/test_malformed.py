@@ -298,7 +298,7 @@ CASES: dict[str, tuple[str, bytes, str]] = {
     "csv NUL": ("csv", b"1,2\n3,\x00\n", "column 2 in line 2"),
     "csv binary": ("csv", bytes(range(1, 256)) * 4, "in line 1"),
     "csv UTF-16": ("csv", "1,2\n3,4\n".encode("utf-16"), "UTF-8 in line 1, found UTF-16"),
-    "csv old line ends": ("csv", b"1,2\r3,4\r", "column 2 in line 1, found '2\\r3'"),
+    "csv old line ends": ("csv", b"1,2\r3,4\r", "found line ends of carriage returns alone"),
     "csv endless line": ("csv", b"1," + b"2," * MIB * 2, "at most 1048576 bytes in line 1"),
     "csv fault after many quotes": (
         "csv",

@@ -25,9 +25,12 @@ from record import Row, append, device, versions, write_readme
 
 import gpubp
 
-PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "torch", "jax")
+PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "torch", "jax", "optax")
 # The book's loop and the compiler of whole graphs are slow to start and far from the front.
-ONLY = {"Nielsen's loop": ["S"], "scikit-learn": ["S", "M"], "PyTorch compiled": ["S", "M"]}
+ONLY = {
+    "Nielsen's loop": ["S"], "scikit-learn": ["S", "M"],
+    "PyTorch compiled": ["S", "M", "S Adam"], "NumPy": [key for key in CASES if key != "S Adam"],
+}  # fmt: skip
 THREADS = [n for n in (1, 2, 4) if n <= (os.cpu_count() or 1)]
 NEEDS = {"scikit-learn": "sklearn", "PyTorch": "torch", "JAX": "jax"}
 
@@ -42,8 +45,9 @@ def true_cost(key: str) -> float:
         net.biases[l] = gpubp.Network(case.sizes, rng=0).biases[l]
     rows = np.random.default_rng(1).permutation(len(x))[: CHECK_STEPS * case.batch]
     net.fit(
-        x[rows], y[rows], epochs=1, batch_size=case.batch, learning_rate=case.eta, shuffle=False
-    )
+        x[rows], y[rows], epochs=1, batch_size=case.batch, learning_rate=case.eta,
+        optimizer=case.optimizer, shuffle=False,
+    )  # fmt: skip
     return cost(list(net.weights), list(net.biases), x, y)
 
 

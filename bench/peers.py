@@ -27,12 +27,13 @@ CHECK_STEPS = 100
 
 @dataclass(frozen=True)
 class Case:
-    """A network and how it is trained: sigmoid layers, quadratic cost, float32."""
+    """A network and how it is trained: sigmoid layers, quadratic cost, float32; by SGD or Adam."""
 
     sizes: tuple[int, ...]
     batch: int
     eta: float
     dense: bool = False
+    optimizer: str = "sgd"
 
 
 CASES = {
@@ -41,6 +42,7 @@ CASES = {
     "L": Case((784, 1024, 1024, 10), 512, 0.5),
     "S dense": Case((784, 30, 10), 10, 3.0, dense=True),
     "M dense": Case((784, 128, 10), 128, 0.5, dense=True),
+    "S Adam": Case((784, 30, 10), 10, 1e-3, optimizer="adam"),
 }
 
 
@@ -94,6 +96,7 @@ class Gpubp(Peer):
         x, y = (self.x, self.y) if whole else (self.x[order], self.y[order])
         self.net.fit(
             x, y, epochs=1, batch_size=self.case.batch, learning_rate=self.case.eta,
+            optimizer=self.case.optimizer,
             shuffle=(lambda rng, n: order) if whole else False, progress=False,
         )  # fmt: skip
 
@@ -183,7 +186,8 @@ class Torch(Peer):
                 linear.bias.copy_(torch.from_numpy(bl))
             layers += [linear, torch.nn.Sigmoid()]
         self.model = torch.nn.Sequential(*layers)
-        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=case.eta)
+        kind = torch.optim.Adam if case.optimizer == "adam" else torch.optim.SGD
+        self.optimizer = kind(self.model.parameters(), lr=case.eta)
         self.tx, self.ty = torch.from_numpy(self.x), torch.from_numpy(self.y)
         self.loss: Any = lambda x, y: 0.5 * ((self.model(x) - y) ** 2).sum(dim=1).mean()
         if self.compiled:
@@ -194,9 +198,9 @@ class Torch(Peer):
         for batch in rows.split(self.case.batch):
             if self.compiled and len(batch) < self.case.batch:
                 continue  # another shape would be compiled anew
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             self.loss(self.tx[batch], self.ty[batch]).backward()
-            self.optimiser.step()
+            self.optimizer.step()
 
     def parameters(self) -> tuple[Any, Any]:
         arrays = [p.detach().numpy() for p in self.model.parameters()]
@@ -220,21 +224,32 @@ class Jax(Peer):
 
         super().__init__(case, x, y, w, b)
         self.jnp = jnp
-        self.state = ([jnp.asarray(u) for u in w], [jnp.asarray(u) for u in b])
+        weights = ([jnp.asarray(u) for u in w], [jnp.asarray(u) for u in b])
+        # Adam is optax's; SGD is written out, as fast or faster.
+        adam = None
+        if case.optimizer == "adam":
+            import optax
+
+            adam = optax.adam(case.eta)
+        self.state = (weights, () if adam is None else adam.init(weights))
         self.jx, self.jy = jnp.asarray(self.x), jnp.asarray(self.y)
         eta, permute = case.eta, self.permute_first
 
-        def loss(state: Any, x: Any, y: Any) -> Any:
+        def loss(weights: Any, x: Any, y: Any) -> Any:
             a = x
-            for w, b in zip(*state, strict=True):
+            for w, b in zip(*weights, strict=True):
                 a = jax.nn.sigmoid(a @ w.T + b)
             return 0.5 * ((a - y) ** 2).sum(axis=1).mean()
 
         def train(state: Any, x: Any, y: Any, order: Any) -> Any:
             def step(state: Any, batch: Any) -> Any:
                 xb, yb = batch if permute else (x[batch], y[batch])
-                gradient = jax.grad(loss)(state, xb, yb)
-                return jax.tree.map(lambda p, g: p - eta * g, state, gradient), None
+                weights, memory = state
+                gradient = jax.grad(loss)(weights, xb, yb)
+                if adam is None:
+                    return (jax.tree.map(lambda p, g: p - eta * g, weights, gradient), ()), None
+                change, memory = adam.update(gradient, memory)
+                return (jax.tree.map(jnp.add, weights, change), memory), None
 
             batches = (x[order], y[order]) if permute else order
             return jax.lax.scan(step, state, batches)[0]
@@ -245,10 +260,11 @@ class Jax(Peer):
         m = self.case.batch
         whole = order[: len(order) // m * m].reshape(-1, m)
         self.state = self.train(self.state, self.jx, self.jy, self.jnp.asarray(whole))
-        self.state[0][0].block_until_ready()
+        self.state[0][0][0].block_until_ready()
 
     def parameters(self) -> tuple[Any, Any]:
-        return [np.asarray(u) for u in self.state[0]], [np.asarray(u) for u in self.state[1]]
+        w, b = self.state[0]
+        return [np.asarray(u) for u in w], [np.asarray(u) for u in b]
 
 
 class JaxPermuted(Jax):

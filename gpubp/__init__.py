@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .backend import Backend, get_backend
     from .backprop import Gradients
     from .callbacks import Callback, EarlyStopping
-    from .checkpoint import load
     from .cost import Cost, define_cost
     from .errors import (
         BackendUnavailable,
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from .fleet import Fleet
     from .fleet_result import FleetResult, FleetRow
     from .history import Epoch, History
-    from .network import Evaluation, Network
+    from .network import Evaluation, Network, load
     from .optimizer import define_optimizer
 
 __version__ = "0.1.0"
@@ -75,7 +74,6 @@ _HOMES = {
     "backend": ("Backend", "get_backend"),
     "backprop": ("Gradients",),
     "callbacks": ("Callback", "EarlyStopping"),
-    "checkpoint": ("load",),
     "cost": ("Cost", "define_cost"),
     "errors": (
         "BackendUnavailable",
@@ -88,7 +86,7 @@ _HOMES = {
     "fleet": ("Fleet",),
     "fleet_result": ("FleetResult", "FleetRow"),
     "history": ("Epoch", "History"),
-    "network": ("Evaluation", "Network"),
+    "network": ("Evaluation", "Network", "load"),
     "optimizer": ("define_optimizer",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

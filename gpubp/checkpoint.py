@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import astuple, fields
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from .cost import COSTS, Cost
 from .errors import DataFormatError
 from .expression import MAX_LENGTH, Expression
 from .history import Epoch, History
-from .network import Network
 from .printable import LONGEST, brief, printable
 from .stored import (
     GENERATORS,
@@ -34,6 +33,9 @@ from .stored import (
 )
 from .tensorfile import read_tensors, write_tensors
 from .training import Training
+
+if TYPE_CHECKING:
+    from .network import Network
 
 _FORMAT = "gpubp-1"
 _COUNTERS = ("examples", "batch_size", "epochs", "epoch", "step", "cost_sum",
@@ -192,19 +194,10 @@ def _stored(
     return tensors, header
 
 
-def load(
-    path: str | os.PathLike[str], backend: str | Backend = "cpu", precision: str | None = None
+def read(
+    make: type[Network], path: str | os.PathLike[str], backend: str | Backend, precision: str | None
 ) -> Network:
-    """The network saved in ``path``, on any backend, ready to predict or to resume its training.
-
-    Like the backend, ``precision`` is no part of a checkpoint: give it again to go on in it.
-
-    A ``UserWarning`` says that a file is of an older version, which has no digest.
-
-    Raises:
-        DataFormatError: the file is not a checkpoint of gpubp, or a byte of it is damaged.
-        FileNotFoundError: there is no such file.
-    """
+    """The network saved in ``path``, made by ``make``: see :func:`gpubp.load`."""
     chosen = get_backend(backend)
     tensors, header = read_tensors(path)
     if (found := header.get("format")) != _FORMAT:
@@ -215,7 +208,7 @@ def load(
     with_velocity(header, tensors)
     try:
         check_stored(header, tensors)
-        network = Network(
+        network = make(
             header["sizes"],
             activation=[_activation_from_json(item) for item in header["activations"]],
             cost=_cost_from_json(header["cost"]),

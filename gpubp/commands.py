@@ -19,12 +19,11 @@ import numpy as np
 
 from . import data as datasets
 from .arrays import check_count
-from .checkpoint import load
 from .classes import class_name, match_labels
 from .data.csv import form_of
 from .errors import DataFormatError, unknown
 from .folders import user_cache
-from .network import Network
+from .network import Network, load
 from .output import say
 from .regression import Targets
 from .tensorfile import check_target

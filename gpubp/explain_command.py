@@ -11,13 +11,12 @@ import numpy as np
 
 from . import explain as explanations
 from .arrays import check_count
-from .checkpoint import load
 from .classes import class_name
 from .commands import check_writable, fitted, labelled_data, predicted
 from .data._files import replacing
 from .errors import unknown
 from .explain.pathsum import MAX_PATHS
-from .network import Network
+from .network import Network, load
 from .output import say
 
 _PARTS = ("trace", "health", "paths")

@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from .callbacks import Callback
+from .checkpoint import rehearse
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ class Keeper(Callback):
     """
 
     def __init__(self, network: Network, path: str | os.PathLike[str], resume: bool) -> None:
-        from .checkpoint import rehearse  # which knows of Training
-
         started = time.monotonic()
         rehearse(network, path, resume)
         self._network, self._path, self._warned = network, path, False

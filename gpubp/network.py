@@ -27,6 +27,8 @@ from .arrays import (
 )
 from .backend import Backend, get_backend
 from .backprop import Gradients
+from .checkpoint import read
+from .checkpoint import save as write
 from .classes import check_classes, check_inputs
 from .cost import Cost, check_pair, example_cost, get_cost
 from .history import History
@@ -407,17 +409,13 @@ class Network:
 
         Raises ``OSError`` where that cannot be, ``ValueError`` or ``TypeError`` for what could not
         be loaded again: weights that are NaN, a bit generator of your own."""
-        from .checkpoint import save
-
-        save(self, path)
+        write(self, path)
 
     @staticmethod
     def load(
         path: str | os.PathLike[str], backend: str | Backend = "cpu", precision: str | None = None
     ) -> Network:
         """The network saved in ``path``; see :func:`gpubp.load`."""
-        from .checkpoint import load
-
         return load(path, backend, precision)
 
     def _forward_chunks(self, x: Any) -> Iterator[tuple[slice, Any, Any]]:
@@ -440,3 +438,19 @@ def _allocate(xp: Any, sizes: tuple[int, ...], dtype: str) -> Parameters:
             f"sizes={list(sizes)} are {count:,} weights and biases, {needed:,} bytes of {dtype}, "
             "more than this machine can hold: choose smaller layers"
         ) from error
+
+
+def load(
+    path: str | os.PathLike[str], backend: str | Backend = "cpu", precision: str | None = None
+) -> Network:
+    """The network saved in ``path``, on any backend, ready to predict or to resume its training.
+
+    Like the backend, ``precision`` is no part of a checkpoint: give it again to go on in it.
+
+    A ``UserWarning`` says that a file is of an older version, which has no digest.
+
+    Raises:
+        DataFormatError: the file is not a checkpoint of gpubp, or a byte of it is damaged.
+        FileNotFoundError: there is no such file.
+    """
+    return read(Network, path, backend, precision)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from . import data as datasets
-from .checkpoint import load
 from .classes import class_name
 from .commands import check_writable, form_options, predicted
 from .data._files import replacing
 from .data._form import check_task
 from .data.csv import form_of
+from .network import load
 
 Array = np.ndarray[Any, Any]
 

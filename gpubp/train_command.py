@@ -17,7 +17,6 @@ from .activation import get_activation
 from .arrays import check_count
 from .backend import get_backend
 from .callbacks import EarlyStopping
-from .checkpoint import load
 from .commands import (
     DataSet,
     Pair,
@@ -32,7 +31,7 @@ from .cost import get_cost
 from .errors import CheckpointError
 from .history import Epoch, History
 from .initialise import get_initialiser
-from .network import Network
+from .network import Network, load
 from .optimizer import SGD, Optimizer, Update, choose_optimizer, from_description
 from .output import say
 from .printable import brief, figure

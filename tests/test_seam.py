@@ -106,3 +106,56 @@ def test_unknown_backend(name: object, kind: type[Exception], words: str) -> Non
 def test_cuda_is_unavailable_by_name() -> None:
     with pytest.raises(gpubp.BackendUnavailable, match="backend='cpu'"):
         gpubp.Network([2, 1], backend="cuda")
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, inside_functions: bool) -> set[str]:
+    """The modules of gpubp that the file imports when it is read, or inside functions too; not for
+    types alone."""
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
+    found: set[str] = set()
+
+    def visit(nodes: list[ast.stmt]) -> None:
+        for node in nodes:
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                continue
+            if isinstance(node, ast.FunctionDef) and not inside_functions:
+                continue
+            if isinstance(node, ast.ImportFrom):
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = [*(above if node.level else []), *([node.module] if node.module else [])]
+                found.update(".".join([*base, alias.name]) for alias in node.names)
+                found.add(".".join(base))
+            for part in ("body", "orelse", "finalbody", "handlers"):
+                visit(getattr(node, part, []))
+
+    visit(ast.parse(path.read_text()).body)
+    return found
+
+
+# What a network asks for by name is found when it is asked for, above it.
+UPWARD = {("gpubp.network", "gpubp.explain"), ("gpubp.explain.vitals", "gpubp.explain.pictures")}
+
+
+@pytest.mark.parametrize("inside_functions", [False, True], ids=["at once", "when asked for"])
+def test_imports_go_one_way(inside_functions: bool) -> None:
+    """Of all modules none imports one that imports it, by whatever way round."""
+    import gpubp.kernels
+
+    kernels = Path(gpubp.kernels.__file__).parent
+    paths = {module_of(path): path for path in PACKAGE.rglob("*.py") if kernels not in path.parents}
+    graph = {
+        name: {other for other in imports(path, inside_functions) & paths.keys() - {name}
+               if not (inside_functions and (name, other) in UPWARD)}
+        for name, path in paths.items()
+    }  # fmt: skip
+    assert {"gpubp.sgd", "gpubp.keeper"} <= graph["gpubp.fleet"] | graph["gpubp.sgd"]
+    left = dict(graph)
+    while free := [name for name, wanted in left.items() if not wanted & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"these import each other: {sorted(left)}"

@@ -43,6 +43,7 @@ N_IN, N_OUT, W_STEP, W, WT_STEP, WT, B, Z, A, DELTA = range(10)
 FIELDS = 10
 
 _jit = njit(nogil=True, error_model="numpy", boundscheck=False)
+_inlined = njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)
 
 
 @_jit
@@ -135,7 +136,7 @@ def _update(units, wide, listed, a, a0, d, d0, step, m, index, i0, b, b0, ldb, b
         j += 1
 
 
-@_jit
+@_inlined
 def _turn(layers, l, p, like):
     """w^l turned over, for BP2, after its update"""
     lanes = lane_count(like)

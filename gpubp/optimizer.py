@@ -39,20 +39,17 @@ class Optimizer(ABC):
         """The rule's formulas; optimizers that differ in nothing but numbers share them."""
 
     @abstractmethod
-    def _numbers(self, t: Any) -> Columns:
-        """All numbers but eta of the steps ``t`` (int64, one after another). A number depends on
-        its step alone, to the last bit, not on which others are asked for beside it."""
-
-    def _rates(self, t: Any, rates: Any) -> Any:
-        """eta in the rule's sense, of the steps t with these learning rates."""
-        return rates
+    def _numbers(self, t: Any, rates: Any) -> Columns:
+        """The numbers of the steps ``t`` (int64, one after another) with these learning rates,
+        which are eta where it is not among them. A number depends on its step alone, to the last
+        bit, not on which others are asked for beside it."""
 
     def numbers(self, first: int, rates: Any) -> Any:
         """(steps, numbers) float64, as the rule names them: of as many steps as there are learning
         rates, of which the first is step ``first`` of the run."""
         rates = np.asarray(rates, np.float64)
         t = np.arange(first, first + len(rates))
-        columns = {"eta": self._rates(t, rates), **self._numbers(t)}
+        columns = {"eta": rates, **self._numbers(t, rates)}
         table = np.empty((len(rates), len(self.rule.numbers)))
         for i, name in enumerate(self.rule.numbers):
             table[:, i] = columns[name]
@@ -153,7 +150,7 @@ class SGD(Optimizer):
             return PLAIN
         return _NESTEROV if self.nesterov else _MOMENTUM
 
-    def _numbers(self, t: Any) -> Columns:
+    def _numbers(self, t: Any, rates: Any) -> Columns:
         return {"mu": self.momentum}
 
 
@@ -161,27 +158,30 @@ _VELOCITY = {"v": "mu*v - eta*g"}
 _MOMENTUM = UpdateRule.of(("v",), ("eta", "mu"), {**_VELOCITY, "w": "w + v"})
 _NESTEROV = UpdateRule.of(("v",), ("eta", "mu"), {**_VELOCITY, "w": "w + (mu*v - eta*g)"})
 
-_MEANS = {"m": "m + new_1*(g - m)", "s": "s + new_2*(g*g - s)"}  # new = 1 - beta
-_STEP = "unbias_1*m/(unbias_2*sqrt(s) + epsilon)"
-_ADAM = ("eta", "new_1", "new_2", "unbias_1", "unbias_2", "epsilon")
+# With new = 1 - beta. The corrections of m and s are the same for all parameters, and so part of
+# the numbers: eta m' / (sqrt(s') + epsilon) is eta_t m / (sqrt(s) + epsilon_t), where
+# epsilon_t = epsilon sqrt(1 - beta_2^t) and eta_t = eta sqrt(1 - beta_2^t) / (1 - beta_1^t).
+_MEANS = {"m": "m + new_1*(g - m)", "s": "s + new_2*(g*g - s)"}
+_TOP = {"top": "max(top, s)"}
+_ADAM = ("eta", "new_1", "new_2", "epsilon")
+
+
+def _adam(amsgrad: bool, decaying: bool) -> UpdateRule:
+    step = f"w - eta*m/(sqrt({'top' if amsgrad else 's'}) + epsilon)"
+    return UpdateRule.of(
+        ("m", "s", *(["top"] if amsgrad else [])), (*_ADAM, *(["decay"] if decaying else [])),
+        {**_MEANS, **(_TOP if amsgrad else {}), "w": f"{step} - decay*w" if decaying else step},
+    )  # fmt: skip
+
+
 _RULES = {
-    "adam": UpdateRule.of(("m", "s"), _ADAM, {**_MEANS, "w": f"w - eta*({_STEP})"}),
-    "amsgrad": UpdateRule.of(
-        ("m", "s", "top"), _ADAM,
-        {**_MEANS, "top": "max(top, s)", "w": f"w - eta*({_STEP.replace('(s)', '(top)')})"},
-    ),
-    "adamw": UpdateRule.of(
-        ("m", "s"), (*_ADAM, "weight_decay"),
-        {**_MEANS, "w": f"w - eta*({_STEP} + weight_decay*w)"},
-    ),
-    "adamw amsgrad": UpdateRule.of(
-        ("m", "s", "top"), (*_ADAM, "weight_decay"),
-        {**_MEANS, "top": "max(top, s)",
-         "w": f"w - eta*({_STEP.replace('(s)', '(top)')} + weight_decay*w)"},
-    ),
+    "adam": _adam(False, False),
+    "amsgrad": _adam(True, False),
+    "adamw": _adam(False, True),
+    "adamw amsgrad": _adam(True, True),
     "nadam": UpdateRule.of(
-        ("m", "s"), ("eta", "new_1", "new_2", "of_g", "of_m", "unbias_2", "epsilon"),
-        {**_MEANS, "w": "w - eta*(of_g*g + of_m*m)/(unbias_2*sqrt(s) + epsilon)"},
+        ("m", "s"), ("eta", "new_1", "new_2", "of_m", "epsilon"),
+        {**_MEANS, "w": "w - (eta*g + of_m*m)/(sqrt(s) + epsilon)"},
     ),
 }  # fmt: skip
 
@@ -217,12 +217,12 @@ class Adam(Optimizer):
     def rule(self) -> UpdateRule:
         return _RULES["amsgrad" if self.amsgrad else "adam"]
 
-    def _numbers(self, t: Any) -> Columns:
-        unbias_2 = 1 / np.sqrt(1 - _powers(self.beta_2, t))
+    def _numbers(self, t: Any, rates: Any) -> Columns:
+        root = np.sqrt(1 - _powers(self.beta_2, t))
         return {
+            "eta": rates * root / (1 - _powers(self.beta_1, t)),
             "new_1": 1 - self.beta_1, "new_2": 1 - self.beta_2,
-            "unbias_1": 1 / (1 - _powers(self.beta_1, t)), "unbias_2": unbias_2,
-            "epsilon": self.epsilon * unbias_2 if self.epsilon_hat else self.epsilon,
+            "epsilon": self.epsilon if self.epsilon_hat else self.epsilon * root,
         }  # fmt: skip
 
 
@@ -254,9 +254,9 @@ class AdamW(Optimizer):
     def rule(self) -> UpdateRule:
         return _RULES["adamw amsgrad" if self.amsgrad else "adamw"]
 
-    def _numbers(self, t: Any) -> Columns:
+    def _numbers(self, t: Any, rates: Any) -> Columns:
         adam = Adam(self.beta_1, self.beta_2, self.epsilon)
-        return {**adam._numbers(t), "weight_decay": self.weight_decay}
+        return {**adam._numbers(t, rates), "decay": rates * self.weight_decay}
 
 
 @dataclass(frozen=True)
@@ -305,16 +305,15 @@ class NAdam(Optimizer):
                 break
         return np.array([*products[:-1], 0.0])
 
-    def _numbers(self, t: Any) -> Columns:
+    def _numbers(self, t: Any, rates: Any) -> Columns:
         mu = np.array([self._mu(step) for step in [*t.tolist(), int(t[-1]) + 1 if len(t) else 1]])
         products = self._products
         product = products[np.minimum(t, len(products) - 1)]
+        root = np.sqrt(1 - _powers(self.beta_2, t))
         return {
-            "new_1": 1 - self.beta_1, "new_2": 1 - self.beta_2,
-            "of_g": (1 - mu[:-1]) / (1 - product),
-            "of_m": mu[1:] / (1 - product * mu[1:]),
-            "unbias_2": 1 / np.sqrt(1 - _powers(self.beta_2, t)),
-            "epsilon": self.epsilon,
+            "eta": rates * root * (1 - mu[:-1]) / (1 - product),
+            "of_m": rates * root * mu[1:] / (1 - product * mu[1:]),
+            "new_1": 1 - self.beta_1, "new_2": 1 - self.beta_2, "epsilon": self.epsilon * root,
         }  # fmt: skip
 
 
@@ -358,7 +357,7 @@ class RMSprop(Optimizer):
              "w": "w - eta*v" if moving else f"w - eta*({step})"},
         )  # fmt: skip
 
-    def _numbers(self, t: Any) -> Columns:
+    def _numbers(self, t: Any, rates: Any) -> Columns:
         return {"new": 1 - self.rho, "epsilon": self.epsilon, "mu": self.momentum}
 
 
@@ -387,11 +386,10 @@ class Adagrad(Optimizer):
     def rule(self) -> UpdateRule:
         return _ADAGRAD
 
-    def _rates(self, t: Any, rates: Any) -> Any:
-        return rates / (1 + (t - 1) * self.learning_rate_decay)
-
-    def _numbers(self, t: Any) -> Columns:
-        return {"epsilon": self.epsilon}
+    def _numbers(self, t: Any, rates: Any) -> Columns:
+        return {
+            "eta": rates / (1 + (t - 1) * self.learning_rate_decay), "epsilon": self.epsilon
+        }  # fmt: skip
 
 
 _ADAGRAD = UpdateRule.of(
@@ -426,7 +424,7 @@ class Lion(Optimizer):
     def rule(self) -> UpdateRule:
         return _LION
 
-    def _numbers(self, t: Any) -> Columns:
+    def _numbers(self, t: Any, rates: Any) -> Columns:
         return {
             "new_1": 1 - self.beta_1, "new_2": 1 - self.beta_2, "weight_decay": self.weight_decay
         }  # fmt: skip
@@ -480,7 +478,7 @@ class OwnOptimizer(Optimizer):
         formulas = "; ".join(f"{target} = {f.source}" for target, f in self.formulas.steps)
         return super().description | {"formulas": formulas}
 
-    def _numbers(self, t: Any) -> Columns:
+    def _numbers(self, t: Any, rates: Any) -> Columns:
         return {
             name: [check_number(value(step), f"{name}({step})") for step in t.tolist()]
             if callable(value) else value

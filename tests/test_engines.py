@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -249,6 +250,21 @@ def test_divergence_shows_in_the_cost(make: Any) -> None:
     with np.errstate(over="ignore"):
         costs = engine.run(*steps(sgd(), np.tile(np.arange(N), 5), 10, 1e4))
     assert not np.isfinite(costs).all()
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86 alone does it")
+def test_tiny_numbers_are_0_while_training_and_only_then(make: Any) -> None:
+    """Where all gradients are 0, momentum's mean is halved at each step: to 0, not ever smaller."""
+    plan, parameters, x, targets = case((20, 9, 3), 10, np.float32, rule=sgd(0.5), y="targets")
+    parameters.flat[...], targets[...] = 0, 0.5  # the output is 1/2
+    parameters.state[...] = 2.0**-116
+    engine = make(plan, parameters, x, targets)
+    engine.run(*steps(sgd(0.5), np.arange(90), 10, 0.0))
+    assert parameters.state.min() == 2.0**-125  # a normal number yet, the last but one
+    engine.run(*steps(sgd(0.5), np.arange(30), 10, 0.0, 10))
+    assert not parameters.state.any()  # 2^-128 would be there without
+    assert (np.full(4, 1e-40, np.float32) * np.float32(1)).all()  # in this thread, which trained
 
 
 # Features that Numba is told a processor has: no vectors but SSE2's, and AVX2 with fma.

@@ -329,7 +329,7 @@ def test_numbers_of_a_step_do_not_depend_on_where_a_run_is_cut() -> None:
         np.testing.assert_array_equal(whole[:, -2:], [[0.5, 0.25]] * 900)
         assert np.isfinite(whole).all()
     far = Adam().numbers(10**7, [0.1])
-    assert dict(zip(Adam().rule.numbers, far[0], strict=True))["unbias_1"] == 1.0
+    assert dict(zip(Adam().rule.numbers, far[0], strict=True))["eta"] == 0.1
 
 
 # One's own

@@ -1,4 +1,5 @@
-"""A kernel called by its address, and the barrier at which threads wait for each other."""
+"""A kernel called by its address, the barrier at which threads wait for each other, and what a
+thread makes of numbers below the smallest normal one."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from numba.core import cgutils, types
 
 from gpubp.kernels.cpu.simd import ARM, I1, I32, I64, X86, intrinsic, llvm_call, pointer
 
+_FLUSHING = 0x8040  # of x86's MXCSR: results, and operands, below the smallest normal number are 0
 _YIELD = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
 
 
@@ -126,6 +128,28 @@ def barrier(typing: Any, state: Any, threads: Any, spins: Any) -> Any:
         return result
 
     return types.boolean(state, types.int64, types.int64), lower
+
+
+@intrinsic
+def set_flushing(typing: Any, mode: Any) -> Any:
+    """Give this thread the ``mode`` of floating point, as this function returned it, and return
+    what it had; with -1 the present one, but that numbers below the smallest normal one, 1.2e-38 of
+    float32, count as 0. On other processors than x86 nothing happens."""
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if not X86:
+            return ir.Constant(I32, 0)
+        place = cgutils.alloca_once(builder, I32)
+        bytes_ = builder.bitcast(place, ir.IntType(8).as_pointer())
+        llvm_call(builder, "x86.sse.stmxcsr", ir.VoidType(), [bytes_])
+        before = builder.load(place)
+        flush = builder.icmp_signed("<", args[0], ir.Constant(I32, 0))
+        flushing = builder.or_(before, ir.Constant(I32, _FLUSHING))
+        builder.store(builder.select(flush, flushing, args[0]), place)
+        llvm_call(builder, "x86.sse.ldmxcsr", ir.VoidType(), [bytes_])
+        return before
+
+    return types.int32(types.int32), lower
 
 
 def _pause(builder: Any) -> None:

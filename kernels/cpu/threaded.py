@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.kernels.cpu.blocks import rule_kernels, stepper_kernels
+from gpubp.kernels.cpu.flushing import flushing
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -132,7 +133,8 @@ class ThreadedStepper(ABC):
 
     def _help(self, thread: int, threads: int, state: Any, *work: Any) -> None:
         try:
-            self._train(thread, threads, state, *work)
+            with flushing():
+                self._train(thread, threads, state, *work)
         except BaseException:
             state[_ABANDONED] = 1  # or the first would wait for this thread, deaf to Ctrl-C
             raise
@@ -150,7 +152,8 @@ class ThreadedStepper(ABC):
             for thread in range(1, threads):
                 assert self._pool is not None
                 others.append(self._pool.submit(self._help, thread, threads, state, *work))
-            self._train(0, threads, state, *work)
+            with flushing():
+                self._train(0, threads, state, *work)
         finally:
             # Reached late only if this thread was interrupted before its part: nobody waits for it.
             state[_ABANDONED] = 1

@@ -133,7 +133,7 @@ def test_derivative_is_the_complex_step(pair: Pair, point: dict[str, float]) -> 
     try:
         df = f.derivative("z")
     except ValueError:  # a constant part was not finite
-        assert re.search(r"/|log|\*\*", f.source)
+        assert re.search(r"/|log|sqrt|\*\*", f.source)
         return
     arrays = {name: np.array(x) for name, x in point.items()}
     slopes, values = [], []

@@ -296,6 +296,8 @@ def epoch_table() -> str:
         return f"{us} on {threads}{_times(row, ours, times)}"
 
     data = sorted({row["note"].split("; ")[1] for row in rows})
+    # Plain cases first, each kind from small to large.
+    rows.sort(key=lambda row: (row["case"][1:], "SML".find(row["case"][0])))
     lines = _side_by_side(rows, "library", "us a step", ours, cell)
     return "\n".join([*lines, "", f"Data: {', '.join(data)}. {_where(rows)}"])
 

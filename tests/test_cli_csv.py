@@ -471,3 +471,92 @@ def test_forms_of_headers_and_lines(folder: Path) -> None:
         Path("odd.csv").write_bytes(text)
         with pytest.raises(gpubp.DataFormatError, match=words):
             data.read_csv("odd.csv")
+
+
+# The target by name
+
+
+@pytest.fixture
+def priced() -> None:
+    """r.net, trained on r.csv: the inputs p and q, and what it tells, the price."""
+    rng = np.random.default_rng(0)
+    p, q = rng.random((2, 60)).round(3)
+    held = {"p": p, "q": q, "price": (3 * p - q).round(3), "id": np.arange(60), "y": 9 * q}
+    for name, columns in {
+        "r": ["p", "q", "price"], "turned": ["id", "y", "price", "q", "p"], "id": ["p", "q", "id"],
+    }.items():  # fmt: skip
+        write(f"{name}.csv", [columns, *np.c_[*(held[c] for c in columns)].tolist()])
+    succeed(run("train --data r.csv --target price --epochs 2 --save r.net --quiet"))
+
+
+@pytest.mark.usefixtures("priced")
+def test_target_is_found_by_its_name() -> None:
+    """Neither what is called y, nor the first or the last column, nor the only one left over."""
+    net = gpubp.load("r.net")
+    assert (net.inputs, net.targets) == (("p", "q"), ("price",))
+    right = succeed(run("evaluate r.net --data r.csv --part all"))
+    assert "target column 3 ('price')" in right[0]
+    told = succeed(run("evaluate r.net --data turned.csv --part all"))
+    assert "target column 3 ('price')" in told[0]
+    assert told[1:] == right[1:]
+    shown = succeed(run("explain r.net --data turned.csv"))
+    assert shown[1:] == succeed(run("explain r.net --data r.csv"))[1:]
+    for source in ("r.csv", "turned.csv"):
+        more = f"train --data {source} --resume r.net --epochs 4 --save {source}.net --quiet"
+        succeed(run(more))
+    for one, other in zip(weights("r.csv.net"), weights("turned.csv.net"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    other = succeed(run("evaluate r.net --data id.csv --target id"))
+    assert "target column 3 ('id'), as asked for" in other[0]
+
+
+@pytest.mark.usefixtures("priced")
+@pytest.mark.parametrize("command", ["evaluate r.net", "explain r.net", "train --resume r.net"])
+def test_file_without_the_target(command: str) -> None:
+    """Not judged on, nor trained on, what happens to be left over."""
+    told = refuse(run(f"{command} --data id.csv"))
+    assert "id.csv has no target column 'price', which r.net was trained on: name another" in told
+    assert "let gpubp predict tell what" in told
+    told = refuse(run(f"{command} --data r.csv --target p"))
+    assert "target='p' is column 1 ('p') of r.csv, an input of the network: name another" in told
+    assert len(succeed(run("predict r.net --data id.csv"))) == 61
+
+
+def test_several_targets_are_found_by_their_names() -> None:
+    rows = np.random.default_rng(0).random((30, 5)).round(3)
+    write("r.csv", [["p", "q", "r", "u", "v"], *rows.tolist()])
+    write("turned.csv", [["v", "u", "r", "q", "p"], *rows[:, ::-1].tolist()])
+    succeed(run("train --data r.csv --target u,v --epochs 2 --save r.net --quiet"))
+    assert gpubp.load("r.net").targets == ("u", "v")
+    right = succeed(run("evaluate r.net --data r.csv"))
+    assert succeed(run("evaluate r.net --data turned.csv"))[1:] == right[1:]
+    write("one.csv", [["u", "r", "q", "p"], *rows[:, [3, 2, 1, 0]].tolist()])
+    assert "has no target column 'v', which" in refuse(run("evaluate r.net --data one.csv"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (["a", "b"], "2 names of targets for 3 outputs"),
+        ([], "0 names of targets for 3 outputs"),
+        (["a", "b", "a"], "two targets have the same name"),
+        (["\x1b[31m"], "characters that are not printed"),
+        ([" "], "the name of target 0 is an empty name"),
+        (["a" * 201], "201 characters (a name has at most 200)"),
+        ([3], "targets=[3] must be a list of names"),
+        ("a", "targets='a' must be a list of names"),
+    ],
+)
+def test_names_of_targets_are_checked(targets: Any, words: str) -> None:
+    net = gpubp.Network([2, 3], rng=0)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        net.targets = targets
+    net.targets = np.array(["kind"])
+    net.save("n.net")
+    assert gpubp.load("n.net").targets == ("kind",)
+    tensors, header = read_tensors("n.net")
+    write_tensors("old.net", tensors, {k: v for k, v in header.items() if k != "targets"})
+    assert gpubp.load("old.net").targets is None
+    write_tensors("n.net", tensors, header | {"targets": targets})
+    with pytest.raises(gpubp.DataFormatError, match=re.escape(words)):
+        gpubp.load("n.net")

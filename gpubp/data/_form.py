@@ -73,9 +73,17 @@ class Form:
     @property
     def input_names(self) -> tuple[str, ...] | None:
         """The names of the columns of x, where a header tells each from all others."""
+        return self._names_of(self.values.tolist())
+
+    @property
+    def target_names(self) -> tuple[str, ...] | None:
+        """The names of the columns of y, where a header tells each from all others."""
+        return self._names_of(self.targets)
+
+    def _names_of(self, columns: Sequence[int]) -> tuple[str, ...] | None:
         if self.names is None:
             return None
-        names = tuple(self.names[j] for j in self.values)
+        names = tuple(self.names[j] for j in columns)
         return names if _tell_apart(names) else None
 
     @property
@@ -202,6 +210,11 @@ def find_form(
     else:
         wanted = [target] if isinstance(target, str | int) else list(target)
         targets, why = tuple(_column(item, form, str(path)) for item in wanted), "as asked for"
+        if both := set(targets) & set(form.inputs):
+            raise ValueError(
+                f"target={target!r} is {form.column(min(both))} of {path}, an input of the "
+                "network: name another column"
+            )
         if len(set(targets)) < len(targets) or not targets:
             raise ValueError(f"target={target!r} must name columns of {path}, each once")
     kind = "" if not labels else _kind(targets, full, decimal, task, in_front=why == _IN_FRONT)

@@ -374,7 +374,7 @@ def _described(x: NDArray[Any], y: NDArray[Any], form: Form, codes: dict[str, in
     if form.kind == "reals":
         y = y[:, 0] if y.shape[1] == 1 else y
         words = f"{told}regression, numbers from {y.min():g} to {y.max():g}"
-        return Table(x, y, None, words, form.input_names)
+        return Table(x, y, None, words, form.input_names, form.target_names)
     values, counts = np.unique(y, return_counts=True)
     shown_names = [str(value) for value in values[:_COUNTED]]
     if form.kind == "words":
@@ -389,4 +389,4 @@ def _described(x: NDArray[Any], y: NDArray[Any], form: Form, codes: dict[str, in
     each = ", ".join(f"{n} {name}" for name, n in zip(shown_names, counts, strict=False))
     more = f" and {len(counts) - _COUNTED} more" if len(counts) > _COUNTED else ""
     words = f"{told}classification, examples of {each}{more}"
-    return Table(x, y, classes, words, form.input_names)
+    return Table(x, y, classes, words, form.input_names, form.target_names)

@@ -38,8 +38,14 @@ def check_classes(classes: Any, outputs: int) -> tuple[str, ...] | None:
             raise ValueError(f"the name of class {i} is {fault}")
     if len(set(names)) < len(names):
         raise ValueError("two classes have the same name")
-    if len({" ".join(name.split()) for name in names}) < len(names):
-        raise ValueError("the names of two classes differ in spaces alone")
+    spelt: dict[str, str] = {}
+    for name in names:
+        other = spelt.setdefault(" ".join(name.split()), name)
+        if other != name:
+            alike = " ".join(name.split())  # the command line shows no others
+            raise ValueError(
+                f"the names of two classes, {alike!r}, differ in spaces alone: spell them alike"
+            )
     if not 1 <= len(names) <= max(2, outputs):
         raise ValueError(f"{len(names)} names of classes for {outputs} outputs")
     return names

@@ -418,9 +418,26 @@ def test_columns_that_cannot_be_found_by_name() -> None:
     assert "gpubp predict tells what" in refuse(run("evaluate k.net --data bare.csv"))
 
 
+def test_names_that_are_numbers() -> None:
+    """A first line of numbers is taken for a row: not so where it may be the names."""
+    rows = np.random.default_rng(0).random((30, 2)).round(3)
+    write("k.csv", [["2019", "2020", "y"], *np.c_[rows, rows[:, 0] > 0.5].tolist()])
+    succeed(run("train --data k.csv --header --epochs 2 --save k.net --quiet"))
+    assert gpubp.load("k.net").inputs == ("2019", "2020")
+    right = succeed(run("predict k.net --data k.csv --header --proba"))
+    write("turned.csv", [["2020", "2019"], *rows[:, ::-1].tolist()])
+    told = refuse(run("predict k.net --data turned.csv"))
+    assert "holds the names of the network's inputs, and may be a row of numbers: say" in told
+    assert succeed(run("predict k.net --data turned.csv --header --proba")) == right
+    assert len(succeed(run("predict k.net --data turned.csv --no-header"))) == 32
+    np.savetxt("bare.csv", rows, delimiter=",")
+    assert succeed(run("predict k.net --data bare.csv --proba")) == right
+
+
 def test_names_that_tell_no_columns_apart_are_not_kept() -> None:
     named("k.csv", ["p", "p", "r", "kind"])
-    succeed(run("train --data k.csv --epochs 1 --batch-size 5 --save k.net"))
+    told = succeed(run("train --data k.csv --epochs 1 --batch-size 5 --save k.net"))
+    assert "k.csv (commas, a header that does not tell the inputs apart; target" in told[0]
     assert gpubp.load("k.net").inputs is None
     reals("r.csv")
     succeed(run("train --data r.csv --epochs 1 --save r.net"))
@@ -462,11 +479,22 @@ def test_forms_of_headers_and_lines(folder: Path) -> None:
     x, y = data.read_csv("m.csv")
     np.testing.assert_array_equal(x, grey.astype(np.uint8))
     assert (x.dtype, y.tolist()) == (np.uint8, [0, 1, 2, 1])
+    Path("words.csv").write_text("#a,1,2\n#b,2,3\nc,4,5\n")
+    assert data.read_csv("words.csv").classes == ("#a", "#b", "c")
+    Path("quoted.csv").write_bytes(b'"a\rb",c,y\n1,2,0\n2,3,1\n')
+    assert data.read_csv("quoted.csv").targets == ("y",)
     Path("hash.csv").write_text("# label,b,c\n1,2,3\n0,3,4\n")
     assert data.read_csv("hash.csv").inputs == ("b", "c")
     for text, words in (
         (b"1,2,3\r0,5,6\r", "found line ends of carriage returns alone"),
-        (b"# made by hand\n1,2,3\n0,3,4\n", "found a comment: remove it"),
+        (b'"a","b","y"\r1,2,3\r0,5,6\r', "found line ends of carriage returns alone"),
+        (b"1,2\r" * 300_000, "found line ends of carriage returns alone"),  # past all limits
+        (b"# made by hand\n1,2,3\n0,3,4\n", "in line 1, found a comment: remove it"),
+        (b"# by hand, again\n1,2,3\n0,3,4\n", "in line 1, found a comment: remove it"),
+        (b"# a\n# b\ny,p,q\n1,2,3\n0,3,4\n", "in line 1, found a comment: remove it"),
+        (b"# by, hand, now\ny,p,q\n1,2,3\n0,3,4\n", "in line 1, found a comment: remove it"),
+        (b" # a\ny,p,q\n1,2,3\n0,3,4\n", "in line 1, found a comment: remove it"),
+        (b"y,p,q\n1,2,3\n# b\n0,3,4\n", "3 columns in line 3, found a comment: remove it"),
     ):
         Path("odd.csv").write_bytes(text)
         with pytest.raises(gpubp.DataFormatError, match=words):
@@ -560,3 +588,30 @@ def test_names_of_targets_are_checked(targets: Any, words: str) -> None:
     write_tensors("n.net", tensors, header | {"targets": targets})
     with pytest.raises(gpubp.DataFormatError, match=re.escape(words)):
         gpubp.load("n.net")
+
+
+@pytest.mark.parametrize("low", [2**53, 10**18])
+@pytest.mark.parametrize("header", [["label", "p"], ["p", "label"]])
+def test_labels_that_floats_confuse(low: int, header: list[str]) -> None:
+    """2^53 and 2^53 + 1 are one float, and 10^18 and 10^18 + 1: not one class, nor a regression."""
+    rows = [[low + i % 2, i / 8] if header[0] == "label" else [i / 8, low + i % 2]
+            for i in range(24)]  # fmt: skip
+    write("k.csv", [header, *rows])
+    told = refuse(run("train --data k.csv --epochs 1"))
+    assert "an integer label from 0 to 9007199254740991 in line 2, found" in told
+    assert "(give labels as words, or real targets with task 'regression')" in told
+    assert "regression" in succeed(run("data --data k.csv --task regression"))[0]
+    write("k.csv", [header, *([f"id{v}" if h == "label" else v for h, v in
+                               zip(header, row, strict=True)] for row in rows)])  # fmt: skip
+    assert data.read_csv("k.csv").classes == (f"id{low}", f"id{low + 1}")
+
+
+def test_labels_that_floats_tell_apart() -> None:
+    write("k.csv", [["label", "p"], [2**53 - 2, 1.5], [2**53 - 1, 2.5]])
+    assert data.read_csv("k.csv")[1].tolist() == [2**53 - 2, 2**53 - 1]
+
+
+def test_classes_that_differ_in_spaces_alone() -> None:
+    write("k.csv", [["p", "kind"], *[[i / 8, ("a b", "a  b")[i % 2]] for i in range(24)]])
+    told = refuse(run("train --data k.csv --epochs 1"))
+    assert "the names of two classes, 'a b', differ in spaces alone: spell them alike" in told

@@ -93,7 +93,8 @@ def read_csv(
     * ``header``: the first line is one if its first cell is a word over a number, or if it has
       words and no numbers over numbers, or if it counts 0, 1, 2, ... as pandas does
       (10 columns or more, also from 1; 3 or more if no line below is all of whole numbers).
-      Under an empty first name stand row names, which are left out.
+      Under an empty first name stand row names, which are left out. It may begin with #, which
+      is left out, as ``numpy.savetxt`` writes it; comments are refused.
     * ``target``: the column of y, by its name or its index from 0 (-1 is the last), several for a
       regression. By default a column called label, class, target or y; else the only column of
       words; else the first; or the last where less than nine tenths of the first are labels.

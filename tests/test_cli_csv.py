@@ -593,17 +593,30 @@ def test_names_of_targets_are_checked(targets: Any, words: str) -> None:
 @pytest.mark.parametrize("low", [2**53, 10**18])
 @pytest.mark.parametrize("header", [["label", "p"], ["p", "label"]])
 def test_labels_that_floats_confuse(low: int, header: list[str]) -> None:
-    """2^53 and 2^53 + 1 are one float, and 10^18 and 10^18 + 1: not one class, nor a regression."""
-    rows = [[low + i % 2, i / 8] if header[0] == "label" else [i / 8, low + i % 2]
-            for i in range(24)]  # fmt: skip
-    write("k.csv", [header, *rows])
+    """2^53 and 2^53 + 1 are one float, and 10^18 and 10^18 + 1: two classes all the same, and no
+    regression."""
+    x, labels = np.arange(24) / 8, [low + i % 2 for i in range(24)]
+    cells = {"p": x.tolist(), "label": labels}
+    write("k.csv", [header, *zip(*(cells[name] for name in header), strict=True)])
+    for task in (None, "classification"):
+        pair = data.read_csv("k.csv", task=task)  # type: ignore[call-overload]
+        assert pair.classes == (str(low), str(low + 1))
+        np.testing.assert_array_equal(pair[0][:, 0], x.astype(np.float32))
+        assert pair[1].tolist() == [0, 1] * 12
+    assert data.read_csv("k.csv", task="regression").classes is None
+    succeed(run("train --data k.csv --epochs 1 --save k.net"))
+    assert f"{low + 1} |" in "\n".join(succeed(run("evaluate k.net --data k.csv")))
+
+
+def test_a_label_that_floats_confuse_among_others() -> None:
+    write("k.csv", [["label", "p"], *[[i % 2, i / 8] for i in range(99)], [2**53 + 1, 0.5]])
     told = refuse(run("train --data k.csv --epochs 1"))
-    assert "an integer label from 0 to 9007199254740991 in line 2, found" in told
-    assert "(give labels as words, or real targets with task 'regression')" in told
-    assert "regression" in succeed(run("data --data k.csv --task regression"))[0]
-    write("k.csv", [header, *([f"id{v}" if h == "label" else v for h, v in
-                               zip(header, row, strict=True)] for row in rows)])  # fmt: skip
-    assert data.read_csv("k.csv").classes == (f"id{low}", f"id{low + 1}")
+    assert "an integer label from 0 to 9007199254740991 in line 101, found 9.0072e+15 in" in told
+
+
+def test_large_amounts_are_real_targets() -> None:
+    write("k.csv", [["p", "amount"], *[[i / 8, 10**17 + 3**i] for i in range(30)]])
+    assert ": regression, numbers" in data.read_csv("k.csv").reading
 
 
 def test_labels_that_floats_tell_apart() -> None:

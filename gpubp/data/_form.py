@@ -427,7 +427,7 @@ def _kind(
     if len(targets) > 1:
         raise ValueError("a classification has one target: name one column, or task='regression'")
     cells = [row[targets[0]] for row in rows]
-    labels, numbers = _share(cells, decimal, math.inf)  # larger ones are refused when read
+    labels, numbers = _share(cells, decimal)
     if not cells or labels >= _SHARE:
         amounts = task is None and not in_front and _are_amounts(cells)
         return "reals" if amounts else "numbers"
@@ -436,9 +436,10 @@ def _kind(
     if numbers < _SHARE:
         words = task is not None or numbers == 0 or any(map(is_word, cells))
         return "words" if words else "numbers"
-    if task is None:
-        return "reals"
     whole = all(re.fullmatch(r"[+-]?[0-9]+", cell.strip()) for cell in cells)
+    if task is None:  # ids too large for floats are told apart as words
+        ids = whole and _share(cells, decimal, math.inf)[0] >= _SHARE and not _are_amounts(cells)
+        return "words" if ids else "reals"
     return "words" if whole else "numbers"  # numbers with a fraction are refused when they are read
 
 

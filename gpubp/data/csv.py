@@ -102,7 +102,8 @@ def read_csv(
       "regression" where it holds other numbers, and where it does not stand in front and more
       than half of its whole numbers differ, some of them with a decimal mark or four digits.
       Whole numbers from 0 are labels as they stand.
-      Other labels are numbered in their order (words sorted, numbers by size); ``classes`` of the
+      Other labels, and those from 2^53 on, are numbered in their order (words sorted, numbers by
+      size); ``classes`` of the
       pair has their names.
 
     * ``inputs``: the columns of x by their names, in that order, of a file with a header; all

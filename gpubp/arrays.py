@@ -329,6 +329,8 @@ def as_generator(
 ) -> np.random.Generator:
     """The generator itself, or one with that seed."""
     try:
+        if isinstance(rng, bool | np.bool_):
+            raise TypeError("a truth value is no seed")
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise TypeError(

@@ -163,6 +163,7 @@ def _stored(
         "dtype": network.dtype,
         "classes": None if network.classes is None else list(network.classes),
         "inputs": None if network.inputs is None else list(network.inputs),
+        "targets": None if network.targets is None else list(network.targets),
         "rng": state_to_json(network.rng.bit_generator.state),
         "training": None,
     }
@@ -217,7 +218,8 @@ def read(
             init=lambda rng, n_out, n_in: (np.zeros((n_out, n_in)), np.zeros(n_out)),
             dtype=header["dtype"],
         )
-        network.classes, network.inputs = header.get("classes"), header.get("inputs")
+        for name in ("classes", "inputs", "targets"):
+            setattr(network, name, header.get(name))
     except ValueError as error:
         raise DataFormatError(
             path, expected="a complete gpubp checkpoint", found=" ".join(str(error).split())

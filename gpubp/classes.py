@@ -1,5 +1,5 @@
-"""The names of classes and inputs: what may be one, and how the labels of a file follow those of a
-network."""
+"""The names of classes, inputs and targets: what may be one, and how the labels of a file follow
+those of a network."""
 
 from __future__ import annotations
 
@@ -38,8 +38,14 @@ def check_classes(classes: Any, outputs: int) -> tuple[str, ...] | None:
             raise ValueError(f"the name of class {i} is {fault}")
     if len(set(names)) < len(names):
         raise ValueError("two classes have the same name")
-    if len({" ".join(name.split()) for name in names}) < len(names):
-        raise ValueError("the names of two classes differ in spaces alone")
+    spelt: dict[str, str] = {}
+    for name in names:
+        other = spelt.setdefault(" ".join(name.split()), name)
+        if other != name:
+            alike = " ".join(name.split())  # the command line shows no others
+            raise ValueError(
+                f"the names of two classes, {alike!r}, differ in spaces alone: spell them alike"
+            )
     if not 1 <= len(names) <= max(2, outputs):
         raise ValueError(f"{len(names)} names of classes for {outputs} outputs")
     return names
@@ -73,15 +79,35 @@ def check_inputs(inputs: Any, count: int) -> tuple[str, ...] | None:
     it cannot be."""
     if inputs is None:
         return None
-    if hasattr(inputs, "tolist"):
-        inputs = inputs.tolist()
-    if not isinstance(inputs, list | tuple) or not all(isinstance(name, str) for name in inputs):
-        raise ValueError(f"inputs={ascii(inputs)[:60]} must be a list of names")
-    if len(inputs) != count:
-        raise ValueError(f"{len(inputs)} names of inputs for {count} inputs")
-    for i, name in enumerate(inputs):
+    names = _listed(inputs, "inputs")
+    if len(names) != count:
+        raise ValueError(f"{len(names)} names of inputs for {count} inputs")
+    return _different(names, "input")
+
+
+def check_targets(targets: Any, outputs: int) -> tuple[str, ...] | None:
+    """``targets`` as a tuple of different names, of the column of labels or of one an output;
+    ``ValueError`` in one sentence where it cannot be."""
+    if targets is None:
+        return None
+    names = _listed(targets, "targets")
+    if len(names) not in (1, outputs):
+        raise ValueError(f"{len(names)} names of targets for {outputs} outputs")
+    return _different(names, "target")
+
+
+def _listed(names: Any, what: str) -> list[str] | tuple[str, ...]:
+    if hasattr(names, "tolist"):
+        names = names.tolist()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{what}={ascii(names)[:60]} must be a list of names")
+    return names
+
+
+def _different(names: Sequence[str], what: str) -> tuple[str, ...]:
+    for i, name in enumerate(names):
         if fault := name_fault(name):
-            raise ValueError(f"the name of input {i} is {fault}")
-    if len(set(inputs)) < len(inputs):
-        raise ValueError("two inputs have the same name")
-    return tuple(inputs)
+            raise ValueError(f"the name of {what} {i} is {fault}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"two {what}s have the same name")
+    return tuple(names)

@@ -20,6 +20,7 @@ import numpy as np
 from . import data as datasets
 from .arrays import check_count
 from .classes import class_name, match_labels
+from .data._form import shown
 from .data.csv import form_of
 from .errors import DataFormatError, unknown
 from .folders import user_cache
@@ -52,8 +53,8 @@ def scale(x: Array) -> str:
 class DataSet:
     """A training and a test part: x (n, inputs), y (n,) labels from 0, or real targets.
 
-    ``names`` are those of the classes, if they have any, ``columns`` those of the columns of x;
-    ``reading`` says how a text file was read.
+    ``names`` are those of the classes, if they have any, ``columns`` and ``targets`` those of the
+    columns of x and y; ``reading`` says how a text file was read.
     """
 
     name: str
@@ -62,6 +63,7 @@ class DataSet:
     names: tuple[str, ...] | None = None
     reading: str = ""
     columns: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         examples = len(self.train[1])
@@ -150,7 +152,9 @@ def load_data(source: str | None, form: dict[str, Any]) -> DataSet:
     if source is not None:
         train, test = datasets.load(source, **form)
         if isinstance(train, datasets.Table):
-            return DataSet(source, train, test, train.classes, train.reading, train.inputs)
+            return DataSet(
+                source, train, test, train.classes, train.reading, train.inputs, train.targets
+            )
         return DataSet(source, train, test)
     if form:
         raise ValueError(f"--{next(iter(form))} says how to read a file: name it with --data")
@@ -165,17 +169,28 @@ def load_data(source: str | None, form: dict[str, Any]) -> DataSet:
         return DataSet(name, *datasets.load("digits28"))
 
 
-def labelled_data(args: Namespace, net: Network) -> DataSet:
-    """The data asked for, which must have a target beside the inputs of the network."""
+def labelled_data(args: Namespace, net: Network, file: str) -> DataSet:
+    """The data asked for, which must have a target beside the inputs of the network in ``file``: in
+    a file with a header that of the name it was trained on, unless --target names another."""
     form = form_options(args, net)
     if Path(args.data or "").suffix.lower() in datasets.CSV_SUFFIXES and args.target is None:
         asked = {key: form[key] for key in ("delimiter", "decimal", "header") if key in form}
         found = form_of(args.data, labels=False, **asked)
         if len(found.values) == net.sizes[0]:
             raise ValueError(
-                f"{args.data} has {net.sizes[0]} columns, as many as {args.file} has inputs, and "
-                "so none for the target: gpubp predict tells what the network makes of such rows"
+                f"{args.data} has {net.sizes[0]} columns, as many as {file} has inputs, and so "
+                "none for the target: gpubp predict tells what the network makes of such rows"
             )
+        if net.targets is not None and found.names is not None:
+            missing = [name for name in net.targets if name not in found.names]
+            if missing:
+                more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+                raise ValueError(
+                    f"{args.data} has no target column {', '.join(map(shown, missing[:3]))}{more}, "
+                    f"which {file} was trained on: name another with --target, or let gpubp "
+                    "predict tell what the network makes of such rows"
+                )
+            form["target"] = list(net.targets)
     return load_data(args.data, form)
 
 
@@ -235,7 +250,7 @@ def evaluate(args: Namespace) -> int:
     if args.part not in ("test", "train", "all"):
         raise unknown("part", args.part, ("test", "train", "all"))
     net = load(args.file, args.backend)
-    data = fitted(labelled_data(args, net), net, args.file)
+    data = fitted(labelled_data(args, net, args.file), net, args.file)
     x, y = data.test if args.part == "test" else data.train
     if args.part == "all":
         x, y = np.concatenate([x, data.test[0]]), np.concatenate([y, data.test[1]])

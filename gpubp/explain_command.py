@@ -32,7 +32,7 @@ def explain(args: Namespace) -> int:
         check_writable(args.html, args.file, args.data, *pictures.values())
     examples = check_count(args.examples, "examples")
     net = load(args.file, args.backend)
-    data = fitted(labelled_data(args, net), net, args.file)
+    data = fitted(labelled_data(args, net, args.file), net, args.file)
     if args.part not in ("test", "train"):
         raise unknown("part", args.part, ("test", "train"))
     x, y = data.test if args.part == "test" else data.train

@@ -29,7 +29,7 @@ from .backend import Backend, get_backend
 from .backprop import Gradients
 from .checkpoint import read
 from .checkpoint import save as write
-from .classes import check_classes, check_inputs
+from .classes import check_classes, check_inputs, check_targets
 from .cost import Cost, check_pair, example_cost, get_cost
 from .history import History
 from .initialise import Initialiser, draw, get_initialiser
@@ -94,9 +94,10 @@ class Network:
             "tf32" or "bf16" for tensor cores, which round each operand to 11 or 8 significant bits
             and add up in float32. Weights, updates and everything outside ``fit`` stay float32.
 
-    ``classes`` may be set to the names of the classes, and ``inputs`` to those of the inputs, which
-    are saved with the network; labels stay numbers everywhere. The command line finds the columns
-    of a file by the names of the inputs.
+    ``classes`` may be set to the names of the classes, ``inputs`` to those of the inputs and
+    ``targets`` to that of the labels or those of the real targets, which are saved with the
+    network; labels stay numbers everywhere. The command line finds the columns of a file by the
+    names of the inputs and targets.
 
     Raises:
         ValueError, TypeError: one sentence, for what cannot be a network.
@@ -105,6 +106,7 @@ class Network:
 
     classes: tuple[str, ...] | None = None
     inputs: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -160,6 +162,8 @@ class Network:
             value = check_classes(value, self.sizes[-1])
         elif name == "inputs":
             value = check_inputs(value, self.sizes[0])
+        elif name == "targets":
+            value = check_targets(value, self.sizes[-1])
         super().__setattr__(name, value)
 
     @property

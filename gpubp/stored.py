@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .classes import check_classes, check_inputs
+from .classes import check_classes, check_inputs, check_targets
 from .history import Epoch
 from .optimizer import OPTIMIZERS, from_description
 from .printable import brief
@@ -23,6 +23,7 @@ from .printable import brief
 Array = np.ndarray[Any, Any]
 _MOST = 2**63 - 1
 _HEADER = ("format", "sizes", "activations", "cost", "dtype", "rng", "training")
+_NAMES = ("classes", "inputs", "targets")  # absent from older files
 _FIGURES = len(fields(Epoch))
 _LONGEST_TEXT, _MOST_SETTINGS = 20_000, 64
 _LARGEST = float(np.finfo(np.float64).max)
@@ -137,7 +138,7 @@ def sum_from_json(stored: Any) -> float:
 def check_stored(header: Any, tensors: Mapping[str, Array]) -> None:
     """``ValueError``, in one sentence, where these are not a network as it is saved: all but the
     formulas, which the language itself checks."""
-    names = [key for key in ("classes", "inputs") if key in header]  # absent from older files
+    names = [key for key in _NAMES if key in header]
     keyed(header, (*_HEADER, *names), "the header")
     sizes, dtype, activations = header["sizes"], header["dtype"], header["activations"]
     if not isinstance(sizes, list) or len(sizes) < 2:
@@ -152,6 +153,7 @@ def check_stored(header: Any, tensors: Mapping[str, Array]) -> None:
         _refuse("activations", activations, f"a list of {len(sizes) - 1}")
     check_classes(header.get("classes"), sizes[-1])
     check_inputs(header.get("inputs"), sizes[0])
+    check_targets(header.get("targets"), sizes[-1])
     state_from_json(header["rng"])
     shapes: dict[str, tuple[int, ...]] = {}
     for i, (n_in, n_out) in enumerate(pairwise(sizes)):

@@ -24,6 +24,7 @@ from .commands import (
     check_writable,
     fitted,
     form_options,
+    labelled_data,
     load_data,
     speed,
 )  # fmt: skip
@@ -69,7 +70,10 @@ def train(args: Namespace) -> int:
     Update(optimizer, args.l2, args.l1)
 
     tell = (lambda text: None) if args.quiet else say
-    data = load_data(args.data, form_options(args, net))
+    if net is None:
+        data = load_data(args.data, form_options(args))
+    else:
+        data = labelled_data(args, net, args.resume)
     tell(str(data))
     if data.real:
         _advise_scaling(data, tell)
@@ -84,7 +88,7 @@ def train(args: Namespace) -> int:
             hidden = [network_options["activation"]] * (len(sizes) - 2)
             network_options["activation"] = [*hidden, get_activation("identity")]
         net = Network(sizes, **network_options)
-        net.classes, net.inputs = data.names, data.columns
+        net.classes, net.inputs, net.targets = data.names, data.columns, data.targets
     assert net is not None
     if args.resume is not None:
         data = fitted(data, net, args.resume)

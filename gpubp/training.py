@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .history import History
+from .printable import LONGEST, printable
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class Training:
         self.best_after = len(self.history)
 
 
+def _shown(value: object) -> str:
+    """A setting, which may be a text that a checkpoint chose."""
+    return printable(str(value), LONGEST)
+
+
 def resumable(network: Network, examples: int, settings: Settings) -> Training:
     """The network's interrupted run, after checking that this call continues the same one."""
     training = network.training
@@ -85,7 +91,8 @@ def resumable(network: Network, examples: int, settings: Settings) -> Training:
     for name, asked, before in same:
         if asked != before:
             raise ValueError(
-                f"resume=True continues a run with {name} {before}, not {asked}: pass the same, "
-                "or leave resume out to start a new run from these weights"
+                f"resume=True continues a run with {printable(name, LONGEST)} {_shown(before)}, "
+                f"not {_shown(asked)}: pass the same, or leave resume out to start a new run from "
+                "these weights"
             )
     return training

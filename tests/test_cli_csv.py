@@ -418,9 +418,26 @@ def test_columns_that_cannot_be_found_by_name() -> None:
     assert "gpubp predict tells what" in refuse(run("evaluate k.net --data bare.csv"))
 
 
+def test_names_that_are_numbers() -> None:
+    """A first line of numbers is taken for a row: not so where it may be the names."""
+    rows = np.random.default_rng(0).random((30, 2)).round(3)
+    write("k.csv", [["2019", "2020", "y"], *np.c_[rows, rows[:, 0] > 0.5].tolist()])
+    succeed(run("train --data k.csv --header --epochs 2 --save k.net --quiet"))
+    assert gpubp.load("k.net").inputs == ("2019", "2020")
+    right = succeed(run("predict k.net --data k.csv --header --proba"))
+    write("turned.csv", [["2020", "2019"], *rows[:, ::-1].tolist()])
+    told = refuse(run("predict k.net --data turned.csv"))
+    assert "holds the names of the network's inputs, and may be a row of numbers: say" in told
+    assert succeed(run("predict k.net --data turned.csv --header --proba")) == right
+    assert len(succeed(run("predict k.net --data turned.csv --no-header"))) == 32
+    np.savetxt("bare.csv", rows, delimiter=",")
+    assert succeed(run("predict k.net --data bare.csv --proba")) == right
+
+
 def test_names_that_tell_no_columns_apart_are_not_kept() -> None:
     named("k.csv", ["p", "p", "r", "kind"])
-    succeed(run("train --data k.csv --epochs 1 --batch-size 5 --save k.net"))
+    told = succeed(run("train --data k.csv --epochs 1 --batch-size 5 --save k.net"))
+    assert "k.csv (commas, a header that does not tell the inputs apart; target" in told[0]
     assert gpubp.load("k.net").inputs is None
     reals("r.csv")
     succeed(run("train --data r.csv --epochs 1 --save r.net"))
@@ -462,12 +479,152 @@ def test_forms_of_headers_and_lines(folder: Path) -> None:
     x, y = data.read_csv("m.csv")
     np.testing.assert_array_equal(x, grey.astype(np.uint8))
     assert (x.dtype, y.tolist()) == (np.uint8, [0, 1, 2, 1])
+    Path("words.csv").write_text("#a,1,2\n#b,2,3\nc,4,5\n")
+    assert data.read_csv("words.csv").classes == ("#a", "#b", "c")
+    Path("quoted.csv").write_bytes(b'"a\rb",c,y\n1,2,0\n2,3,1\n')
+    assert data.read_csv("quoted.csv").targets == ("y",)
     Path("hash.csv").write_text("# label,b,c\n1,2,3\n0,3,4\n")
     assert data.read_csv("hash.csv").inputs == ("b", "c")
     for text, words in (
         (b"1,2,3\r0,5,6\r", "found line ends of carriage returns alone"),
-        (b"# made by hand\n1,2,3\n0,3,4\n", "found a comment: remove it"),
+        (b'"a","b","y"\r1,2,3\r0,5,6\r', "found line ends of carriage returns alone"),
+        (b"1,2\r" * 300_000, "found line ends of carriage returns alone"),  # past all limits
+        (b"# made by hand\n1,2,3\n0,3,4\n", "in line 1, found a comment: remove it"),
+        (b"# by hand, again\n1,2,3\n0,3,4\n", "in line 1, found a comment: remove it"),
+        (b"# a\n# b\ny,p,q\n1,2,3\n0,3,4\n", "in line 1, found a comment: remove it"),
+        (b"# by, hand, now\ny,p,q\n1,2,3\n0,3,4\n", "in line 1, found a comment: remove it"),
+        (b" # a\ny,p,q\n1,2,3\n0,3,4\n", "in line 1, found a comment: remove it"),
+        (b"y,p,q\n1,2,3\n# b\n0,3,4\n", "3 columns in line 3, found a comment: remove it"),
     ):
         Path("odd.csv").write_bytes(text)
         with pytest.raises(gpubp.DataFormatError, match=words):
             data.read_csv("odd.csv")
+
+
+# The target by name
+
+
+@pytest.fixture
+def priced() -> None:
+    """r.net, trained on r.csv: the inputs p and q, and what it tells, the price."""
+    rng = np.random.default_rng(0)
+    p, q = rng.random((2, 60)).round(3)
+    held = {"p": p, "q": q, "price": (3 * p - q).round(3), "id": np.arange(60), "y": 9 * q}
+    for name, columns in {
+        "r": ["p", "q", "price"], "turned": ["id", "y", "price", "q", "p"], "id": ["p", "q", "id"],
+    }.items():  # fmt: skip
+        write(f"{name}.csv", [columns, *np.c_[*(held[c] for c in columns)].tolist()])
+    succeed(run("train --data r.csv --target price --epochs 2 --save r.net --quiet"))
+
+
+@pytest.mark.usefixtures("priced")
+def test_target_is_found_by_its_name() -> None:
+    """Neither what is called y, nor the first or the last column, nor the only one left over."""
+    net = gpubp.load("r.net")
+    assert (net.inputs, net.targets) == (("p", "q"), ("price",))
+    right = succeed(run("evaluate r.net --data r.csv --part all"))
+    assert "target column 3 ('price')" in right[0]
+    told = succeed(run("evaluate r.net --data turned.csv --part all"))
+    assert "target column 3 ('price')" in told[0]
+    assert told[1:] == right[1:]
+    shown = succeed(run("explain r.net --data turned.csv"))
+    assert shown[1:] == succeed(run("explain r.net --data r.csv"))[1:]
+    for source in ("r.csv", "turned.csv"):
+        more = f"train --data {source} --resume r.net --epochs 4 --save {source}.net --quiet"
+        succeed(run(more))
+    for one, other in zip(weights("r.csv.net"), weights("turned.csv.net"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    other = succeed(run("evaluate r.net --data id.csv --target id"))
+    assert "target column 3 ('id'), as asked for" in other[0]
+
+
+@pytest.mark.usefixtures("priced")
+@pytest.mark.parametrize("command", ["evaluate r.net", "explain r.net", "train --resume r.net"])
+def test_file_without_the_target(command: str) -> None:
+    """Not judged on, nor trained on, what happens to be left over."""
+    told = refuse(run(f"{command} --data id.csv"))
+    assert "id.csv has no target column 'price', which r.net was trained on: name another" in told
+    assert "let gpubp predict tell what" in told
+    told = refuse(run(f"{command} --data r.csv --target p"))
+    assert "target='p' is column 1 ('p') of r.csv, an input of the network: name another" in told
+    assert len(succeed(run("predict r.net --data id.csv"))) == 61
+
+
+def test_several_targets_are_found_by_their_names() -> None:
+    rows = np.random.default_rng(0).random((30, 5)).round(3)
+    write("r.csv", [["p", "q", "r", "u", "v"], *rows.tolist()])
+    write("turned.csv", [["v", "u", "r", "q", "p"], *rows[:, ::-1].tolist()])
+    succeed(run("train --data r.csv --target u,v --epochs 2 --save r.net --quiet"))
+    assert gpubp.load("r.net").targets == ("u", "v")
+    right = succeed(run("evaluate r.net --data r.csv"))
+    assert succeed(run("evaluate r.net --data turned.csv"))[1:] == right[1:]
+    write("one.csv", [["u", "r", "q", "p"], *rows[:, [3, 2, 1, 0]].tolist()])
+    assert "has no target column 'v', which" in refuse(run("evaluate r.net --data one.csv"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (["a", "b"], "2 names of targets for 3 outputs"),
+        ([], "0 names of targets for 3 outputs"),
+        (["a", "b", "a"], "two targets have the same name"),
+        (["\x1b[31m"], "characters that are not printed"),
+        ([" "], "the name of target 0 is an empty name"),
+        (["a" * 201], "201 characters (a name has at most 200)"),
+        ([3], "targets=[3] must be a list of names"),
+        ("a", "targets='a' must be a list of names"),
+    ],
+)
+def test_names_of_targets_are_checked(targets: Any, words: str) -> None:
+    net = gpubp.Network([2, 3], rng=0)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        net.targets = targets
+    net.targets = np.array(["kind"])
+    net.save("n.net")
+    assert gpubp.load("n.net").targets == ("kind",)
+    tensors, header = read_tensors("n.net")
+    write_tensors("old.net", tensors, {k: v for k, v in header.items() if k != "targets"})
+    assert gpubp.load("old.net").targets is None
+    write_tensors("n.net", tensors, header | {"targets": targets})
+    with pytest.raises(gpubp.DataFormatError, match=re.escape(words)):
+        gpubp.load("n.net")
+
+
+@pytest.mark.parametrize("low", [2**53, 10**18])
+@pytest.mark.parametrize("header", [["label", "p"], ["p", "label"]])
+def test_labels_that_floats_confuse(low: int, header: list[str]) -> None:
+    """2^53 and 2^53 + 1 are one float, and 10^18 and 10^18 + 1: two classes all the same, and no
+    regression."""
+    x, labels = np.arange(24) / 8, [low + i % 2 for i in range(24)]
+    cells = {"p": x.tolist(), "label": labels}
+    write("k.csv", [header, *zip(*(cells[name] for name in header), strict=True)])
+    for task in (None, "classification"):
+        pair = data.read_csv("k.csv", task=task)  # type: ignore[call-overload]
+        assert pair.classes == (str(low), str(low + 1))
+        np.testing.assert_array_equal(pair[0][:, 0], x.astype(np.float32))
+        assert pair[1].tolist() == [0, 1] * 12
+    assert data.read_csv("k.csv", task="regression").classes is None
+    succeed(run("train --data k.csv --epochs 1 --save k.net"))
+    assert f"{low + 1} |" in "\n".join(succeed(run("evaluate k.net --data k.csv")))
+
+
+def test_a_label_that_floats_confuse_among_others() -> None:
+    write("k.csv", [["label", "p"], *[[i % 2, i / 8] for i in range(99)], [2**53 + 1, 0.5]])
+    told = refuse(run("train --data k.csv --epochs 1"))
+    assert "an integer label from 0 to 9007199254740991 in line 101, found 9.0072e+15 in" in told
+
+
+def test_large_amounts_are_real_targets() -> None:
+    write("k.csv", [["p", "amount"], *[[i / 8, 10**17 + 3**i] for i in range(30)]])
+    assert ": regression, numbers" in data.read_csv("k.csv").reading
+
+
+def test_labels_that_floats_tell_apart() -> None:
+    write("k.csv", [["label", "p"], [2**53 - 2, 1.5], [2**53 - 1, 2.5]])
+    assert data.read_csv("k.csv")[1].tolist() == [2**53 - 2, 2**53 - 1]
+
+
+def test_classes_that_differ_in_spaces_alone() -> None:
+    write("k.csv", [["p", "kind"], *[[i / 8, ("a b", "a  b")[i % 2]] for i in range(24)]])
+    told = refuse(run("train --data k.csv --epochs 1"))
+    assert "the names of two classes, 'a b', differ in spaces alone: spell them alike" in told

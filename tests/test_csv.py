@@ -236,6 +236,7 @@ def test_the_pair_is_a_pair(tmp_path: Path) -> None:
         assert len(same) == 2
         assert (x.tolist(), y.tolist(), same.classes) == ([[1], [2]], [0, 1], ("a", "b"))
         assert same.reading == pair.reading
+        assert (same.inputs, same.targets) == (pair.inputs, pair.targets)
     assert read(tmp_path, "1,2\n").classes is None
 
 
@@ -378,3 +379,30 @@ def test_what_is_written_is_read_back(
         np.testing.assert_array_equal(guessed[0], pair[0])
         assert guessed.classes == pair.classes
         np.testing.assert_array_equal(guessed[1], pair[1])
+
+
+@pytest.mark.parametrize(
+    ("header", "inputs"),
+    [
+        ([*range(1, 17), "label"], [*map(str, range(1, 17))]),
+        (["label", *range(1, 17)], [*map(str, range(1, 17))]),
+        ([*range(16), "label"], [*map(str, range(16))]),
+        ([*(f"pixel{j}" for j in range(16)), "label"], [f"pixel{j}" for j in range(16)]),
+        (["label", *(f"1x{j}" for j in range(1, 17))], [f"1x{j}" for j in range(1, 17)]),
+        ([*(f"1x{j}" for j in range(1, 17)), "label"], [f"1x{j}" for j in range(1, 17)]),
+    ],
+)
+def test_headers_that_count(header: list[Any], inputs: list[str], tmp_path: Path) -> None:
+    """From 0, as pandas does, or from 1, and with or without a word before the number."""
+    place = header.index("label")
+    values = np.random.default_rng(0).integers(0, 9, (12, 16))
+    rows = np.insert(values, place, np.arange(12) % 3, axis=1)
+    lines = [",".join(map(str, row)) for row in [header, *rows.tolist()]]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    pair = data.read_csv(tmp_path / "a.csv")
+    np.testing.assert_array_equal(pair[0], values)
+    assert pair[1].tolist() == [0, 1, 2] * 4
+    assert (pair.inputs, pair.targets) == (tuple(inputs), ("label",))
+    bare = tmp_path / "b.csv"  # 1, 2, 3 with a label in front may well be a row
+    bare.write_text("1,2,3\n0,5,6\n1,8,9\n")
+    assert len(data.read_csv(bare)[1]) == 3

@@ -11,6 +11,7 @@ from cli_harness import enter, run
 import gpubp
 from gpubp.output import complain, say
 from gpubp.printable import LONGEST, brief, printable
+from gpubp.tensorfile import read_tensors, write_tensors
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202egnp.exe\u2028\x7f"
 
@@ -132,3 +133,24 @@ def run_words(words: list[str]) -> tuple[int, str, str]:
     import shlex
 
     return run(shlex.join(words))
+
+
+def test_optimizers_of_checkpoints(tmp_path: Path) -> None:
+    """The name, formulas and settings of an optimizer of one's own, where a run is not resumed."""
+    x, y = np.ones((4, 5)), [0, 1, 2, 0]
+    how = {"epochs": 2, "batch_size": 2, "learning_rate": 0.1}
+    net = named("own")
+    net.fit(x, y, optimizer=gpubp.define_optimizer("o", {"w": "w - eta*k*g"}, k=1.0), **how)
+    net.save(tmp_path / "t.net")
+    tensors, header = read_tensors(tmp_path / "t.net")
+    mine = header["training"]["optimizer"]
+    asked = gpubp.define_optimizer("o", {"w": "w - eta*k*g"}, k=1.0)
+    for change in ({"name": ESCAPES}, {"formulas": ESCAPES * 500}, {"settings": {ESCAPES: 1}}):
+        header["training"]["optimizer"] = mine | change
+        write_tensors(tmp_path / "t.net", tensors, header)
+        with pytest.raises(ValueError, match="resume=True continues a run with") as caught:
+            gpubp.load(tmp_path / "t.net", "reference").fit(
+                x, y, optimizer=asked, resume=True, **how
+            )
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500

@@ -68,6 +68,8 @@ def network(**kwargs: Any) -> gpubp.Network:
         ({"precision": "tf32"}, "precision='tf32'"),
         ({"rng": -1}, "rng=-1"),
         ({"rng": "seed"}, "rng='seed'"),
+        ({"rng": True}, "rng=True must be a non-negative int"),
+        ({"rng": np.True_}, "must be a non-negative int"),
         ({"backend": "cdua"}, "did you mean 'cuda'"),
         ({"backend": "CPU"}, "did you mean 'cpu'"),
         ({"backend": "gpu"}, "unknown backend 'gpu': did you mean 'cuda'?"),

@@ -241,6 +241,22 @@ def test_what_made_a_run_diverge(how: dict[str, Any], cure: str, backend: gpubp.
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+@pytest.mark.parametrize("how", [{}, {"optimizer": "adam"}, {"clip_norm": 1.0}, {"l2": 0.1}])
+@pytest.mark.parametrize("activation", ["relu", "identity", "gelu"])
+def test_inputs_whose_squares_overflow(name: str, how: dict[str, Any], activation: str) -> None:
+    """One sentence, and no warning of NumPy's beside it; nor where they are only evaluated."""
+    x, y = blobs()
+    net = network(name, activation=activation, dtype="float64")
+    with pytest.raises(gpubp.DivergenceError, match="training diverged in epoch 0, step 0: "):
+        net.fit(x * 1e300, y, validation=(x * 1e300, y), **FIT | how)
+    assert np.isfinite(flat(net)).all()
+    assert not math.isfinite(net.evaluate(x * 1e300, y).cost)
+    with pytest.raises(ValueError, match="x as float32 holds NaN or infinity"):
+        network(name, activation=activation).fit(x * 1e300, y, **FIT | how)
+
+
 def test_divergence_is_named_and_the_last_finite_weights_kept(backend: gpubp.Backend) -> None:
     x, y = blobs()
     net = gpubp.Network(

@@ -44,7 +44,7 @@ def stopped(name: str = "PCG64", **more: Any) -> gpubp.Network:
         [4, 6, 3], rng=generator(name), activation=[OWN[0], "sigmoid"], cost=OWN[1],
         backend="reference",
     )  # fmt: skip
-    net.classes = ("a", "b", "c")
+    net.classes, net.inputs, net.targets = ("a", "b", "c"), ("p", "q", "r", "s"), ("kind",)
     callbacks = [StopAt(1, 1), gpubp.EarlyStopping(3)]
     given = {"epochs": 3, "momentum": 0.5, "validation": (X, Y), "callbacks": callbacks} | more
     with pytest.raises(KeyboardInterrupt):
@@ -58,6 +58,7 @@ def stopped(name: str = "PCG64", **more: Any) -> gpubp.Network:
 def assert_same(one: gpubp.Network, two: gpubp.Network) -> None:
     np.testing.assert_array_equal(one.parameters.flat, two.parameters.flat)
     assert (one.sizes, one.dtype, one.classes) == (two.sizes, two.dtype, two.classes)
+    assert (one.inputs, one.targets) == (two.inputs, two.targets)
     assert (one.activations, one.cost) == (two.activations, two.cost)
     assert str(one.rng.bit_generator.state) == str(two.rng.bit_generator.state)
     assert (one.training is None) == (two.training is None)

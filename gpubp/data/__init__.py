@@ -93,6 +93,7 @@ def _split(examples: Pair, path: Path) -> tuple[Pair, Pair]:
     if not isinstance(examples, Table):
         return parts
     first, second = (
-        Table(*part, examples.classes, examples.reading, examples.inputs) for part in parts
+        Table(*part, examples.classes, examples.reading, examples.inputs, examples.targets)
+        for part in parts
     )
     return first, second

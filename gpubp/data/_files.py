@@ -25,24 +25,26 @@ Pair = tuple[NDArray[Any], NDArray[Any]]  # x (n, n_in), y (n,), int64 but for r
 class Table(tuple[NDArray[Any], NDArray[Any]]):
     """The pair ``(x, y)`` read from a text file, to be unpacked as any pair, that also has
     ``classes``, the names of the labels 0, 1, ... (``None`` where they are numbers themselves or y
-    holds real targets), ``reading``, how the file was read, in words, and ``inputs``, the names of
-    the columns of x (``None`` without a header that tells them apart).
+    holds real targets), ``reading``, how the file was read, in words, and ``inputs`` and
+    ``targets``, the names of the columns of x and y (``None`` without a header that tells them
+    apart).
     """
 
     classes: tuple[str, ...] | None
     reading: str
     inputs: tuple[str, ...] | None
+    targets: tuple[str, ...] | None
 
     def __new__(
         cls, x: NDArray[Any], y: NDArray[Any], classes: tuple[str, ...] | None, reading: str,
-        inputs: tuple[str, ...] | None = None,
+        inputs: tuple[str, ...] | None = None, targets: tuple[str, ...] | None = None,
     ) -> Table:  # fmt: skip
         made = super().__new__(cls, (x, y))
-        made.classes, made.reading, made.inputs = classes, reading, inputs
+        made.classes, made.reading, made.inputs, made.targets = classes, reading, inputs, targets
         return made
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        return (*self, self.classes, self.reading, self.inputs)
+        return (*self, self.classes, self.reading, self.inputs, self.targets)
 
 
 MAX_UNPACKED: Final = 192 << 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from gpubp.classes import name_fault
 from gpubp.data._files import FilePath
-from gpubp.errors import unknown
+from gpubp.errors import DataFormatError, unknown
 
 Task = Literal["classification", "regression"]
 Target = str | int
@@ -39,6 +40,7 @@ _DELIMITER_LINES: Final = 20
 _FIRST_CELLS: Final = 1000  # of a line, by which its delimiter, marks and names are known
 _MANY: Final = 10  # numbers that count are no row of data
 _AMOUNTS: Final = 20  # cells at least, to tell amounts from labels by how many differ
+EXACT: Final = 2**53  # from here on floats leave out whole numbers
 _SHARE: Final = 0.9  # of a column's first cells decide what it holds: the rest may be faults
 
 
@@ -73,9 +75,17 @@ class Form:
     @property
     def input_names(self) -> tuple[str, ...] | None:
         """The names of the columns of x, where a header tells each from all others."""
+        return self._names_of(self.values.tolist())
+
+    @property
+    def target_names(self) -> tuple[str, ...] | None:
+        """The names of the columns of y, where a header tells each from all others."""
+        return self._names_of(self.targets)
+
+    def _names_of(self, columns: Sequence[int]) -> tuple[str, ...] | None:
         if self.names is None:
             return None
-        names = tuple(self.names[j] for j in self.values)
+        names = tuple(self.names[j] for j in columns)
         return names if _tell_apart(names) else None
 
     @property
@@ -94,6 +104,8 @@ class Form:
         text = DELIMITERS.get(self.delimiter, f"delimiter {self.delimiter!r}")
         text += ", decimal commas" if self.decimal == "," else ""
         text += ", no header" if self.names is None else ", a header"
+        if self.names is not None and self.input_names is None:
+            text += " that does not tell the inputs apart"
         return text + (", row names left out" if self.row_names else "")
 
 
@@ -178,12 +190,17 @@ def find_form(
     lines = [text_of(line) for line in head]
     delimiter = check_delimiter(delimiter) or _delimiter(lines[:_DELIMITER_LINES])
     rows = [_cells(line, delimiter) for line in lines]
-    if rows[0][0].startswith("#") and len(rows) > 1 and len(rows[0]) == len(rows[1]):
-        rows[0][0] = rows[0][0].lstrip("# ")  # a header as numpy.savetxt writes it
+    if is_comment(rows[0][0]):
+        rows[0][0] = _first_name(rows, path)
     begin = [row[:_FIRST_CELLS] for row in rows]
     decimal = decimal or _decimal(begin, delimiter)
     if header is None:
         header = _is_header(begin, decimal)
+        if not header and inputs is not None and {*inputs} <= {cell.strip() for cell in rows[0]}:
+            raise ValueError(
+                f"the first line of {path} holds the names of the network's inputs, and may be a "
+                "row of numbers: say which by header=True or header=False (--header, --no-header)"
+            )
     form = Form(
         delimiter, decimal, len(rows[0]),
         names=tuple(name.strip() for name in rows[0]) if header else None,
@@ -202,10 +219,34 @@ def find_form(
     else:
         wanted = [target] if isinstance(target, str | int) else list(target)
         targets, why = tuple(_column(item, form, str(path)) for item in wanted), "as asked for"
+        if both := set(targets) & set(form.inputs):
+            raise ValueError(
+                f"target={target!r} is {form.column(min(both))} of {path}, an input of the "
+                "network: name another column"
+            )
         if len(set(targets)) < len(targets) or not targets:
             raise ValueError(f"target={target!r} must name columns of {path}, each once")
     kind = "" if not labels else _kind(targets, full, decimal, task, in_front=why == _IN_FRONT)
     return replace(form, targets=targets, kind=kind, why=why)
+
+
+def is_comment(text: str) -> bool:
+    """Whether a line may be a comment, by its beginning."""
+    return text.lstrip().startswith("#")
+
+
+def _first_name(rows: Sequence[Sequence[str]], path: FilePath) -> str:
+    """The first cell, which begins with #: that of a header over numbers, as numpy.savetxt writes
+    it, without the #. A comment is refused, as it would be taken for names or for a row."""
+    below = next((row for row in rows if not is_comment(row[0])), None)
+    if below is not None and (
+        len(below) != len(rows[0])
+        or not any(is_number(cell) or is_number(cell, ",") for cell in below)
+    ):
+        raise DataFormatError(
+            path, expected="a header or numbers in line 1", found="a comment: remove it"
+        )
+    return rows[0][0].lstrip("# ")
 
 
 def _tell_apart(names: Sequence[str]) -> bool:
@@ -321,14 +362,14 @@ def _is_numbered(rows: Sequence[Sequence[str]], there: Sequence[bool], decimal: 
     return count >= 3 and bool(over or (rest and not whole and not named))
 
 
-def _share(cells: Sequence[str], decimal: str) -> tuple[float, float]:
+def _share(cells: Sequence[str], decimal: str, below: float = EXACT) -> tuple[float, float]:
     """The shares of labels (whole numbers from 0) and of numbers among the cells."""
     values = [
         float(cell if decimal == "." else cell.translate(SWAP))
         for cell in cells
         if is_number(cell, decimal)
     ]
-    whole = sum(0 <= value <= 2**53 and value == int(value) for value in values)
+    whole = sum(0 <= value < below and value.is_integer() for value in values)
     return whole / max(1, len(cells)), len(values) / max(1, len(cells))
 
 
@@ -395,9 +436,10 @@ def _kind(
     if numbers < _SHARE:
         words = task is not None or numbers == 0 or any(map(is_word, cells))
         return "words" if words else "numbers"
-    if task is None:
-        return "reals"
     whole = all(re.fullmatch(r"[+-]?[0-9]+", cell.strip()) for cell in cells)
+    if task is None:  # ids too large for floats are told apart as words
+        ids = whole and _share(cells, decimal, math.inf)[0] >= _SHARE and not _are_amounts(cells)
+        return "words" if ids else "reals"
     return "words" if whole else "numbers"  # numbers with a fraction are refused when they are read
 
 

@@ -8,6 +8,7 @@ what is read and names what cannot be.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from itertools import compress
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, overload
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from gpubp.classes import name_fault
 from gpubp.data._files import FilePath, Table, open_regular
 from gpubp.data._form import (
+    EXACT,
     MISSING,
     SWAP,
     Form,
@@ -25,6 +27,7 @@ from gpubp.data._form import (
     Task,
     cells_of,
     find_form,
+    is_comment,
     is_number,
     is_word,
     shown,
@@ -39,6 +42,7 @@ _HEAD_BYTES: Final = 1 << 18
 _COUNTED: Final = 10  # classes with their counts in what is told of a file
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _NUMERIC: Final = b"0123456789.+-eE \t"  # what a number is written with
+_QUOTED: Final = re.compile(rb'"[^"]*"')
 _SWAPPED: Final = bytes.maketrans(b",.", b".,")
 
 
@@ -89,7 +93,8 @@ def read_csv(
     * ``header``: the first line is one if its first cell is a word over a number, or if it has
       words and no numbers over numbers, or if it counts 0, 1, 2, ... as pandas does
       (10 columns or more, also from 1; 3 or more if no line below is all of whole numbers).
-      Under an empty first name stand row names, which are left out.
+      Under an empty first name stand row names, which are left out. It may begin with #, which
+      is left out, as ``numpy.savetxt`` writes it; comments are refused.
     * ``target``: the column of y, by its name or its index from 0 (-1 is the last), several for a
       regression. By default a column called label, class, target or y; else the only column of
       words; else the first; or the last where less than nine tenths of the first are labels.
@@ -97,7 +102,8 @@ def read_csv(
       "regression" where it holds other numbers, and where it does not stand in front and more
       than half of its whole numbers differ, some of them with a decimal mark or four digits.
       Whole numbers from 0 are labels as they stand.
-      Other labels are numbered in their order (words sorted, numbers by size); ``classes`` of the
+      Other labels, and those from 2^53 on, are numbered in their order (words sorted, numbers by
+      size); ``classes`` of the
       pair has their names.
 
     * ``inputs``: the columns of x by their names, in that order, of a file with a header; all
@@ -162,6 +168,9 @@ def _head(file: BinaryIO, path: FilePath) -> tuple[list[bytes], int, int]:
         raise _Block(1, 0, []).error(path, 0, "text in UTF-8", found)
     start = len(_BYTE_ORDER_MARK) if text.startswith(_BYTE_ORDER_MARK) else 0
     first, newline, _ = text[start:].partition(b"\n")
+    if b"\r" in _QUOTED.sub(b"", first.removesuffix(b"\r")):
+        found = "line ends of carriage returns alone: save it with those of Unix or Windows"
+        raise _Block(1, start, []).error(path, 0, "lines", found)
     if not newline and len(text) > _BLOCK:
         raise _Block(1, start, []).error(path, 0, f"at most {_BLOCK} bytes", "a longer one")
     shown = text[start : start + max(len(first) + 1, _HEAD_BYTES)]
@@ -169,17 +178,7 @@ def _head(file: BinaryIO, path: FilePath) -> tuple[list[bytes], int, int]:
     if len(lines) > 1 and (not lines[-1] or start + len(shown) < len(text) or len(text) > _BLOCK):
         lines.pop()  # empty, or cut off
     lines = [line.removesuffix(b"\r") for line in lines[:_HEAD_LINES]]
-    if b"\r" in lines[0] and b'"' not in lines[0]:
-        found = "line ends of carriage returns alone: save it with those of Unix or Windows"
-        raise _Block(1, start, []).error(path, 0, "lines", found)
-    if lines[0].startswith(b"#") and len(lines) > 1 and _is_comment(*lines[:2]):
-        raise _Block(1, start, []).error(path, 0, "a header or numbers", "a comment: remove it")
     return lines, start, start + len(first) + 1
-
-
-def _is_comment(first: bytes, second: bytes) -> bool:
-    """Whether a first line that begins with # has none of the delimiters of the second."""
-    return any(d in second and d not in first for d in (b",", b";", b"\t", b"|"))
 
 
 def _blocks(file: BinaryIO, path: FilePath, offset: int, line: int) -> Iterator[_Block]:
@@ -317,6 +316,8 @@ def _cells(block: _Block, rows: list[bytes], path: FilePath, form: Form, i: int)
         cells = line.split(form.delimiter)  # with a carriage return in it
     if len(cells) != form.columns:
         found = f"{len(cells)}" if line.strip() else "an empty line"
+        if is_comment(line):
+            found = "a comment: remove it"
         raise block.error(path, i, f"{form.columns} columns", found)
     return cells
 
@@ -358,9 +359,16 @@ def _targets(block: _Block, path: FilePath, form: Form, table: NDArray[Any]) -> 
     if form.kind == "reals":
         return _float32(block, path, table[:, list(form.targets)])
     label = table[:, form.targets[0]]
-    wrong = (label < 0) | (label > 2**53) | (label != np.floor(label))
+    wrong = (label < 0) | (label >= EXACT) | (label != np.floor(label))
     if wrong.any():
         row = int(wrong.argmax())
+        if label[row] >= EXACT:  # of two that differ, both may have been read as the same float
+            wanted = f"an integer label from 0 to {EXACT - 1}"
+            raise block.error(
+                path, row, wanted,
+                f"{label[row]:g} in {form.column(form.targets[0])} (give labels as words, or real "
+                "targets with task 'regression')",
+            )  # fmt: skip
         found = f"{label[row]:g} in {form.column(form.targets[0])} (is it the target, and this a "
         raise block.error(path, row, "an integer label from 0", f"{found}classification?)")
     return label.astype(np.int64)
@@ -374,7 +382,7 @@ def _described(x: NDArray[Any], y: NDArray[Any], form: Form, codes: dict[str, in
     if form.kind == "reals":
         y = y[:, 0] if y.shape[1] == 1 else y
         words = f"{told}regression, numbers from {y.min():g} to {y.max():g}"
-        return Table(x, y, None, words, form.input_names)
+        return Table(x, y, None, words, form.input_names, form.target_names)
     values, counts = np.unique(y, return_counts=True)
     shown_names = [str(value) for value in values[:_COUNTED]]
     if form.kind == "words":
@@ -389,4 +397,4 @@ def _described(x: NDArray[Any], y: NDArray[Any], form: Form, codes: dict[str, in
     each = ", ".join(f"{n} {name}" for name, n in zip(shown_names, counts, strict=False))
     more = f" and {len(counts) - _COUNTED} more" if len(counts) > _COUNTED else ""
     words = f"{told}classification, examples of {each}{more}"
-    return Table(x, y, classes, words, form.input_names)
+    return Table(x, y, classes, words, form.input_names, form.target_names)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,10 @@ import numpy as np
 
 from .errors import unknown
 from .printable import brief
+
+# One at a time: before 3.11.8 Python counts the depth of all trees being built in one place, and
+# stops with a SystemError when threads take turns (its issue 106905).
+PARSING = threading.Lock()
 
 MAX_LENGTH, MAX_NODES, MAX_DEPTH, MAX_EXPONENT = 2000, 300, 64, 64
 _ERF_SLOPE = 2 / float(np.sqrt(np.pi))
@@ -100,7 +105,7 @@ class _Parser:
             column, allowed = bad.start() + 1, "letters, digits and _ . , + - * / ( ) < > = !"
             self.refuse(column, f"{bad[0]!a} is not allowed; a formula is written with {allowed}")
         try:
-            with warnings.catch_warnings():
+            with PARSING, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 body = ast.parse(re.sub(r"\s", " ", self.source).lstrip(), mode="eval").body
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:

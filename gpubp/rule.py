@@ -35,8 +35,11 @@ from .parameters import Parameters
 
 Steps = tuple[tuple[str, Expression], ...]
 
-_SLOPE = "g + l2*w + l1*where(w > 0, 1, where(w < 0, -1, 0))"
 _PENALTY_NUMBERS = ("l2", "l1")
+_SLOPE = (
+    "g",
+    Expression("g + l2*w + l1*where(w > 0, 1, where(w < 0, -1, 0))", ("w", "g", *_PENALTY_NUMBERS)),
+)
 _CLIPPED = ("g", Expression("clip*g", ("clip", "g")))
 
 
@@ -81,9 +84,7 @@ class UpdateRule:
     def slope_steps(self, weights: bool) -> Steps:
         """The assignment that makes the cost's gradient the objective's: of weights beside a
         penalty."""
-        if not (weights and self.penalised):
-            return ()
-        return (("g", Expression(_SLOPE, ("w", "g", *_PENALTY_NUMBERS))),)
+        return (_SLOPE,) if weights and self.penalised else ()
 
     def all_steps(self, weights: bool) -> Steps:
         """All assignments, for weights or for biases."""

@@ -10,7 +10,6 @@ beyond n are written as zeros, so that no later product sees them.
 from __future__ import annotations
 
 import ast
-import threading
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 
 from gpubp.activation import Activation, Softmax
 from gpubp.cost import Cost, output_error
-from gpubp.expression import Expression
+from gpubp.expression import PARSING, Expression
 from gpubp.kernels.cpu.generated import load_generated
 from gpubp.plan import Plan
 from gpubp.rule import Steps, UpdateRule
@@ -153,9 +152,6 @@ def kernel(count, at_w, at_g, at_state, apart, at_numbers):
 """
 
 
-_parsing = threading.Lock()
-
-
 class _Lanewise(ast.NodeTransformer):
     """Conditions on numbers as conditions on lanes: select, & | ~."""
 
@@ -183,9 +179,7 @@ def lanewise(formula: Expression) -> str:
 
 @cache
 def _lanewise(text: str) -> str:
-    # One at a time: before 3.11.8 Python counts the depth of all trees being built in one place,
-    # and stops with a SystemError when threads take turns (its issue 106905).
-    with _parsing:
+    with PARSING:
         return ast.unparse(_Lanewise().visit(ast.parse(text, mode="eval")))
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .fleet_result import FleetResult, FleetRow
     from .history import Epoch, History
     from .network import Evaluation, Network, load
-    from .optimizer import define_optimizer
+    from .own_optimizer import define_optimizer
 
 __version__ = "0.1.0"
 
@@ -87,7 +87,7 @@ _HOMES = {
     "fleet_result": ("FleetResult", "FleetRow"),
     "history": ("Epoch", "History"),
     "network": ("Evaluation", "Network", "load"),
-    "optimizer": ("define_optimizer",),
+    "own_optimizer": ("define_optimizer",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

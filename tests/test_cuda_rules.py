@@ -30,8 +30,8 @@ from gpubp.optimizer import (
     NAdam,
     RMSprop,
     Update,
-    define_optimizer,
 )
+from gpubp.own_optimizer import define_optimizer
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -41,9 +41,9 @@ STEPS = -(-ROWS // BATCH)
 # Names that mean something to C, to a kernel or to source.py; one, in no formula, is not ASCII.
 ODD = define_optimizer(
     "odd",
-    {"int": "g + l2*w", "T_": "float*T_ + int", "state": "state + (T_ - state)*BLOCK",
+    {"int": "g + N*w", "T_": "float*T_ + int", "state": "state + (T_ - state)*BLOCK",
      "w": "w - eta*(0.5*int + where(M > 1, state, 0))"},
-    state=["T_", "state"], float=0.5, M=2.0, l2=0.1, BLOCK=lambda t: 1 / (1 + t), β=1.0,
+    state=["T_", "state"], float=0.5, M=2.0, N=0.1, BLOCK=lambda t: 1 / (1 + t), β=1.0,
 )  # fmt: skip
 # An epsilon of 0.01 keeps a gradient of nearly 0 from taking whole steps by its rounding errors.
 UPDATES = {

@@ -25,9 +25,9 @@ from gpubp.optimizer import (
     Optimizer,
     RMSprop,
     Update,
-    define_optimizer,
     from_description,
 )
+from gpubp.own_optimizer import define_optimizer
 from gpubp.schedule import OneCycle
 
 RNG = np.random.default_rng(71)
@@ -401,6 +401,13 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "own state a word": (lambda: define_optimizer("o", HEAVY, "v", mu=0.9), "a list of names"),
     "own state w": (lambda: define_optimizer("o", {"w": "w - eta*g"}, ["w"]), "'w' is given"),
     "own number eta": (lambda: define_optimizer("o", {"w": "w - eta*g"}, eta=1.0), "'eta' is"),
+    "own penalty": (lambda: define_optimizer("o", {"w": "w - eta*l2*g"}, l2=0.5), "'l2' is given "
+                    "already, as a penalty's coefficient: choose another name"),
+    "own clip": (lambda: define_optimizer("o", {"clip": "g", "w": "w - eta*clip"}),
+                 "'clip' is a number of the step"),
+    "own state a number": (lambda: define_optimizer("o", HEAVY, 3), "state=3 must be a list of"),  # type: ignore[arg-type]
+    "own steps a list": (lambda: define_optimizer("o", ["w"]), "must be a dict such as {'w': "),  # type: ignore[arg-type]
+    "own formula a number": (lambda: define_optimizer("o", {"w": 3}), "a formula is a string"),  # type: ignore[dict-item]
     "own twice": (lambda: define_optimizer("o", HEAVY, ["v"], v=1.0), "'v' names two things"),
     "own assigns a number": (lambda: define_optimizer("o", {"mu": "mu", "w": "w - eta*g"}, mu=1.0),
                              "'mu' is a number of the step"),

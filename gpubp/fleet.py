@@ -337,6 +337,8 @@ def _some(examples: Examples, rows: Any, name: str) -> Examples:
         raise ValueError(
             f"{name} name the row {low if low < 0 else high}, but x has rows 0 to {last}"
         )
+    if examples.weights is not None and not examples.weights[rows].any():
+        raise ValueError(f"{name} have a sample_weight of 0 each: there is nothing to look at")
     return replace(examples, rows=rows.astype(np.int64, copy=False))
 
 

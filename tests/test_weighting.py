@@ -162,6 +162,14 @@ def test_folds_of_a_fleet_take_their_rows_weights() -> None:
         assert abs(net.history[-1].validation_cost - expected) <= 1e-13
 
 
+def test_a_fold_of_no_weight_is_refused() -> None:
+    weights = np.where(np.arange(60) < 40, 1.0, 0.0)
+    fleet = gpubp.Fleet([network("cpu")])
+    with pytest.raises(ValueError, match="network 0: its validation rows have a sample_weight of"):
+        fleet.fit(X, Y, epochs=1, batch_size=8, learning_rate=0.5, sample_weight=weights,
+                  folds=[(np.arange(40), np.arange(40, 60))])  # fmt: skip
+
+
 def test_resumes_bit_for_bit(backend: gpubp.Backend, tmp_path: Path) -> None:
     how: dict[str, Any] = {"batch_size": 8, "sample_weight": S, "class_weight": "balanced"}
     whole = fitted(network(backend), X, Y, **how)

@@ -13,7 +13,7 @@ from gpubp.activation import Activation, Softmax
 from gpubp.cost import Cost
 from gpubp.kernels.cpu import simd
 from gpubp.kernels.cpu.generated import load_compiled
-from gpubp.kernels.cpu.threaded import ThreadedStepper, aligned
+from gpubp.kernels.cpu.threaded import ThreadedStepper, Work, aligned
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
 
@@ -118,20 +118,11 @@ class PanelStepper(ThreadedStepper):
         for _ in range(1, threads):
             self._own.append(own if self._by_rows else {name: _copy(own[name]) for name in own})
 
-    def _train(
-        self,
-        thread: int,
-        threads: int,
-        state: Any,
-        order: Any,
-        numbers: Any,
-        importance: Any,
-        costs: Any,
-    ) -> None:
+    def _train(self, thread: int, threads: int, state: Any, work: Work) -> None:
         own = self._own[thread]
         self._engine.train(
             thread, threads, self._by_rows, state, *self._shape,
-            order, importance, self.plan.batch_size, numbers, self._rules,
+            work.order, work.importance, self.plan.batch_size, work.numbers, self._rules,
             self._penalty_at, self.plan.rule.is_plain,
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers, self._p,
@@ -140,7 +131,7 @@ class PanelStepper(ThreadedStepper):
             own["a1"], self._a1_step, own["at"],
             own["a_list"], own["b_list"], self._list_step, own["counts"],
             own["a_rows"], own["b_rows"], self._rows_step, own["row_counts"], own["masks"],
-            self._y, self._by_block, self._penalties, costs, self._kernels,
+            self._y, self._by_block, self._penalties, work.costs, self._kernels,
         )  # fmt: skip
 
     def score(self) -> tuple[float, int]:

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,16 @@ def aligned(shape: int | tuple[int, ...], dtype: Any) -> Any:
     raw = np.zeros(size + _LINE, np.uint8)
     start = -raw.ctypes.data % _LINE
     return raw[start : start + size].view(dtype).reshape(shape)
+
+
+class Work(NamedTuple):
+    """What all threads train on: ``order``, the examples; ``numbers``, a row a mini-batch;
+    ``importance`` of each example, or none; and ``costs``, a column for each mini-batch's parts."""
+
+    order: Any
+    numbers: Any
+    importance: Any
+    costs: Any
 
 
 class ThreadedStepper(ABC):
@@ -70,18 +80,8 @@ class ThreadedStepper(ABC):
         self._piece = plan.batch_size * max(1, int(_FLOPS_PER_CALL / work))
 
     @abstractmethod
-    def _train(
-        self,
-        thread: int,
-        threads: int,
-        state: Any,
-        order: Any,
-        numbers: Any,
-        importance: Any,
-        costs: Any,
-    ) -> None:
-        """One thread's part of the training on ``order``, and of each mini-batch's objective, a
-        column of ``costs``. ``state`` is where the threads meet."""
+    def _train(self, thread: int, threads: int, state: Any, work: Work) -> None:
+        """One thread's part of the work. ``state`` is where the threads meet."""
 
     @abstractmethod
     def _copy(self, inward: bool) -> None:
@@ -131,10 +131,10 @@ class ThreadedStepper(ABC):
             return best
         return self.threads if best == 1 else 1
 
-    def _help(self, thread: int, threads: int, state: Any, *work: Any) -> None:
+    def _help(self, thread: int, threads: int, state: Any, work: Work) -> None:
         try:
             with flushing():
-                self._train(thread, threads, state, *work)
+                self._train(thread, threads, state, work)
         except BaseException:
             state[_ABANDONED] = 1  # or the first would wait for this thread, deaf to Ctrl-C
             raise
@@ -143,7 +143,7 @@ class ThreadedStepper(ABC):
         # Of each run's own: threads that an interrupt left behind may still look at theirs.
         state = aligned(24, np.int64)
         costs = np.zeros((self._cost_parts, -(-len(order) // self.plan.batch_size)))
-        work = order, numbers, importance, costs
+        work = Work(order, numbers, importance, costs)
         if threads > self._last:
             self._wake()
         self._last = threads
@@ -151,9 +151,9 @@ class ThreadedStepper(ABC):
         try:
             for thread in range(1, threads):
                 assert self._pool is not None
-                others.append(self._pool.submit(self._help, thread, threads, state, *work))
+                others.append(self._pool.submit(self._help, thread, threads, state, work))
             with flushing():
-                self._train(0, threads, state, *work)
+                self._train(0, threads, state, work)
         finally:
             # Reached late only if this thread was interrupted before its part: nobody waits for it.
             state[_ABANDONED] = 1

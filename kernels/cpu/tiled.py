@@ -10,7 +10,7 @@ from numba import types
 
 from gpubp.kernels.cpu import simd
 from gpubp.kernels.cpu.generated import load_compiled
-from gpubp.kernels.cpu.threaded import ThreadedStepper, aligned
+from gpubp.kernels.cpu.threaded import ThreadedStepper, Work, aligned
 from gpubp.kernels.cpu.tile import CHUNK
 from gpubp.parameters import Parameters
 from gpubp.plan import Plan
@@ -96,26 +96,17 @@ class TiledStepper(ThreadedStepper):
             for copy in copies[1:]:
                 copy[:] = copies[0]
 
-    def _train(
-        self,
-        thread: int,
-        threads: int,
-        state: Any,
-        order: Any,
-        numbers: Any,
-        importance: Any,
-        costs: Any,
-    ) -> None:
+    def _train(self, thread: int, threads: int, state: Any, work: Work) -> None:
         self._engine.train(
             thread, threads, self.parts, state, *self._shape,
-            order, importance, self.plan.batch_size, numbers, self._rules, self._penalty_at,
-            self._squares, self._number[thread],
+            work.order, work.importance, self.plan.batch_size, work.numbers, self._rules,
+            self._penalty_at, self._squares, self._number[thread],
             self._x, self._values, self._starts, self._columns, self._scale,
             self._labels, self._targets, self._layers,
             self._w1.reshape(-1), self._p[thread], self._s1.reshape(-1),
             self._s[thread].reshape(-1), self._g1, self._g[thread],
             self._packed, self._chunk_step, self._index, self._counts,
-            self._at[thread], self._shares, self._step, self._y[thread], costs, self._kernels,
+            self._at[thread], self._shares, self._step, self._y[thread], work.costs, self._kernels,
         )  # fmt: skip
 
     def _copy(self, inward: bool) -> None:

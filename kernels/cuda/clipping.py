@@ -32,7 +32,8 @@ class Clipped:
         self.weights, self.biases = parameters.views(self._gradient)
         self.blocks = min(MOST_BLOCKS, -(-flat.size // BLOCK))
         self._squares = cp.empty(self.blocks)
-        self._parameters, self._counts = parameters, (parameters.n_weights, flat.size)
+        self._flat = flat
+        self._counts = np.int64(parameters.n_weights), np.int64(flat.size)
         # Without state nothing reads it.
         self._state = parameters.state if len(parameters.state) else flat
         constants = {"CLIP_BLOCKS": self.blocks, "CLIP_EPSILON": repr(CLIP_EPSILON)}
@@ -43,13 +44,11 @@ class Clipped:
 
     def enqueue(self, m: int, numbers: Any, done: Any, step: int, penalty: Any) -> None:
         """The update by the sums over m examples."""
-        flat, counts = self._parameters.flat, map(np.int64, self._counts)
-        n_weights, n = counts
         self._sum(
-            self.blocks, m, n_weights, n, flat, self._gradient, numbers, done, step,
+            self.blocks, m, *self._counts, self._flat, self._gradient, numbers, done, step,
             self._squares, penalty,
         )  # fmt: skip
         self._update(
-            self.blocks, m, n_weights, n, flat, self._state, self._gradient, numbers, done, step,
-            self._squares,
+            self.blocks, m, *self._counts, self._flat, self._state, self._gradient, numbers, done,
+            step, self._squares,
         )  # fmt: skip

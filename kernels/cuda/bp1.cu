@@ -24,17 +24,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) bp1(
     double sum = 0;
     if (i < m) {
         const long long place = *first + offset + i, row = order[place], at = (long long)i * N;
-#ifdef MUTANT_IMPORTANCE_OF_THE_EXAMPLE
-        const T counted = importance_of(importance, row);
-#else
         const T counted = importance_of(importance, place);
-#endif
         sum = output_row(z + at, a + at, y, row, N, counted, delta + at);
     }
     sum = block_sum<BLOCK>(sum);
-#ifdef MUTANT_COSTS_IN_ONE_PLACE
-    if (threadIdx.x == 0) cost[0] = sum;
-#else
     if (threadIdx.x == 0) cost[blockIdx.x] = sum;
-#endif
 }

@@ -19,11 +19,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) clipped_update(
 {
     Rule rule = rule_of(numbers, *done + step);
     double square = 0;
-#ifdef MUTANT_CLIP_BY_A_PART
-    square = squares[blockIdx.x];
-#else
     for (int block = 0; block < CLIP_BLOCKS; block++) square += squares[block];
-#endif
     const double clip = double(rule.clip_) / (sqrt(square) + CLIP_EPSILON);
     // A gradient that is no number stays none, and training stops at it.
     rule.clip_ = clip > 1 ? T(1) : T(clip);

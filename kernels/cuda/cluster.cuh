@@ -103,9 +103,7 @@ __device__ inline void mbarrier_wait(unsigned long long* barrier, unsigned parit
 #if __CUDACC_VER_MAJOR__ >= 13
     while (!mbarrier_try_wait_relaxed(address, parity)) {
     }
-#ifndef MUTANT_WAIT_BARRIER_WITHOUT_FENCE
     fence_acquire_cluster();
-#endif
 #else
     while (!mbarrier_try_wait_acquire(address, parity)) {
     }
@@ -116,10 +114,6 @@ __device__ inline void mbarrier_wait(unsigned long long* barrier, unsigned parit
 __device__ inline void send(uint4 v, void* to, unsigned long long* barrier, unsigned rank)
 {
     const unsigned count_at = shared_address(barrier);
-#ifdef MUTANT_COUNTED_AT_THE_SENDER
-    st_async(mapa(shared_address(to), rank), v, mapa(count_at, cluster_rank()));
-#else
     st_async(mapa(shared_address(to), rank), v, mapa(count_at, rank));
-#endif
 }
 #endif

@@ -74,8 +74,6 @@ template <int SIZE, int WHICH = 0> __device__ inline double block_sum(double val
 {
     __shared__ BlockSum<SIZE> sum;
     sum.put(value);
-#ifndef MUTANT_SUM_WITHOUT_BARRIER
     __syncthreads();
-#endif
     return threadIdx.x == 0 ? sum.total() : 0;
 }

@@ -143,9 +143,7 @@ template <int l> __device__ inline void forward_rows(const Arrays& at, int begin
                 at.a[L::Z + (long long)i * L::N + j] = sigma<l>(z_ij);
             }
         }
-#ifndef MUTANT_ROWS_UP_WITHOUT_BARRIER
         __syncthreads();
-#endif
         forward_rows<l + 1>(at, begin, end);
     }
 }
@@ -166,9 +164,7 @@ template <int l> __device__ inline void backward_rows(const Arrays& at, int begi
             for (int j = 0; j < L::N; j++) v += delta_i[j] * w[(long long)j * L::K + k];
             at.delta[ik] = v * sigma_prime<l - 1>(at.z[ik], at.a[ik]);
         }
-#ifndef MUTANT_ROWS_DOWN_WITHOUT_BARRIER
         __syncthreads();
-#endif
         backward_rows<l - 1>(at, begin, end);
     }
 }
@@ -232,41 +228,27 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) cooperative(
         const int m = min(M, examples - start);
         double objective = 0;
         const long long* rows = order + first + start;
-#ifdef MUTANT_RULE_OF_THE_FIRST_STEP_OF_ALL
-        const Rule rule = rule_of(numbers, 0);
-#else
         const Rule rule = rule_of(numbers, start / M);  // so early that nobody waits for it
-#endif
 
         forward_first(at, work, rows, m);
-#ifndef MUTANT_ROWS_WITHOUT_GRID_BARRIER
         grid_barrier(arrived, goal);
-#endif
 
         const int share = (m + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * share;
         const int end = min(m, begin + share);
         forward_rows<1>(at, begin, end);
         for (int i = begin + threadIdx.x / 32; i < end; i += WARPS) {
             const long long i_0 = Output::Z + (long long)i * Output::N;
-#ifdef MUTANT_IMPORTANCE_OF_THE_FIRST_STEP_OF_ALL
-            const T counted = importance_of(importance, i);
-#else
             const T counted = importance_of(importance, first + start + i);
-#endif
             objective +=
                 output_row(z + i_0, a + i_0, y, rows[i], Output::N, counted, delta + i_0);
         }
         __syncthreads();
         backward_rows<LAYERS - 1>(at, begin, end);
-#ifndef MUTANT_UPDATE_WITHOUT_GRID_BARRIER
         grid_barrier(arrived, goal);
-#endif
 
         objective += m * update_layers<0>(at, work, rows, m, rule, blockIdx.x);
         told.put(objective);
-#ifndef MUTANT_NEXT_STEP_WITHOUT_GRID_BARRIER
         grid_barrier(arrived, goal);
-#endif
         if (threadIdx.x == 0) costs[start / M * gridDim.x + blockIdx.x] = told.total();
     }
 }

@@ -28,22 +28,14 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) forward(
 )
 {
 #if GATHER
-#ifdef MUTANT_ORDER_FROM_ITS_BEGINNING
-    const long long* rows = order + offset;
-#else
     const long long* rows = order + *first + offset;
-#endif
     const auto x_i = [&](int i) { return x + rows[i] * K; };
 #else
     const Lines<Input> x_i = {x, K};
 #endif
     const Lines<T> w_j = {w, K};
     const auto epilogue = [&](int i, int j, T sum) {
-#ifdef MUTANT_BIAS_OF_THE_ROW
-        const T z_ij = sum + b[i % N];
-#else
         const T z_ij = sum + b[j];
-#endif
         z[(long long)i * N + j] = z_ij;
         a[(long long)i * N + j] = sigma(z_ij);
     };

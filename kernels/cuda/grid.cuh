@@ -32,14 +32,10 @@ __device__ inline void grid_barrier(unsigned* arrived, unsigned& goal)
     goal += gridDim.x;
     __syncthreads();
     if (threadIdx.x == 0) {
-#ifndef MUTANT_GRID_BARRIER_WITHOUT_FENCE
         fence_acq_rel_gpu();
-#endif
         atomicAdd(arrived, 1u);
         wait_until(arrived, goal);
-#ifndef MUTANT_GRID_BARRIER_WITHOUT_FENCE_BEHIND_IT
         fence_acq_rel_gpu();
-#endif
     }
     __syncthreads();
 }

@@ -54,11 +54,7 @@ struct Tf32 {  // 8 bits of exponent, 10 of mantissa: a rounding is off by 2^-11
 
     static __device__ inline Stored rounded(float x)
     {
-#ifdef MUTANT_TRUNCATED_OPERANDS
-        return __float_as_uint(x);
-#else
         return cvt_rna_tf32(x);
-#endif
     }
     static __device__ inline void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
     {
@@ -72,11 +68,7 @@ struct Bf16 {  // 8 bits of exponent, 7 of mantissa: a rounding is off by 2^-8 a
 
     static __device__ inline Stored rounded(float x)
     {
-#ifdef MUTANT_TRUNCATED_OPERANDS
-        return __float_as_uint(x) >> 16;
-#else
         return cvt_rn_bf16(x);
-#endif
     }
     static __device__ inline void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
     {

@@ -21,9 +21,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) next_steps(
         for (int part = 0; part < parts; part++) sum += cost[step * parts + part];
         objective[before + step] = sum;
     }
-#ifndef MUTANT_NEXT_STEPS_WITHOUT_BARRIER
     __syncthreads();  // all have read how many were done
-#endif
     if (step == 0) {
         *first += examples;
         *done = before + steps;

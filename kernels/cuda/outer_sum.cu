@@ -46,21 +46,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) outer_sum(
     double block_penalty = 0;
 #if GATHER
     const long long* rows = order + *first + offset;
-#ifdef MUTANT_ROWS_OUT_OF_ORDER
-    const auto a_i = [&](int i) { return a + rows[0] * K; };
-#else
     const auto a_i = [&](int i) { return a + rows[i] * K; };
-#endif
 #else
     const Lines<Input> a_i = {a, K};
 #endif
     const Lines<T> delta_i = {delta, N};
 #if UPDATE
-#ifdef MUTANT_RULE_OF_THE_FIRST_STEP
-    const Rule rule = rule_of(numbers, *done);
-#else
     const Rule rule = rule_of(numbers, *done + step);
-#endif
 #endif
     const auto weight = [&](int j, int c, T sum) {
         const long long jc = (long long)j * K + c;

@@ -33,9 +33,7 @@ __device__ inline void outer_sum_tile(
     for (int q = 0; q < DELTA_ONCE; q++) {
         shared.bias_sums[threadIdx.x * DELTA_ONCE + q] = bias_sum[q];
     }
-#ifndef MUTANT_BIAS_WITHOUT_BARRIER
     __syncthreads();
-#endif
     const int j = tile_row<Tile>(tile, k) * BM + threadIdx.x;
     if (first_column && threadIdx.x < BM && j < n) {
         T sum = 0;

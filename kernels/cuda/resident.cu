@@ -80,31 +80,6 @@ template <int layer> __device__ inline T sigma_prime(T z, T a);
 constexpr int WARPS = BLOCK / 32;
 
 #define BUFFER(step) ((step) & 1)
-#ifdef MUTANT_X_OVERWRITTEN
-#define X_BUFFER(step) 0
-#else
-#define X_BUFFER(step) BUFFER(step)
-#endif
-#ifdef MUTANT_Y_OVERWRITTEN
-#define Y_BUFFER(step) 0
-#else
-#define Y_BUFFER(step) BUFFER(step)
-#endif
-#ifdef MUTANT_INDICES_IN_A_SINGLE_BUFFER
-#define ROW_BUFFER(step) 0
-#else
-#define ROW_BUFFER(step) BUFFER(step)
-#endif
-#ifdef MUTANT_RULES_IN_A_SINGLE_BUFFER
-#define RULE_BUFFER(step) 0
-#else
-#define RULE_BUFFER(step) BUFFER(step)
-#endif
-#ifdef MUTANT_Z_IN_A_SINGLE_BUFFER
-#define Z_BUFFER(step) 0
-#else
-#define Z_BUFFER(step) BUFFER(step)
-#endif
 
 __device__ constexpr int size(int layer)  // inputs of a layer; its outputs are size(layer + 1)
 {
@@ -226,11 +201,7 @@ __device__ inline void store(Trained& p, T* to, int first_input)
 {
     for (int e = threadIdx.x; e < SLICE * N_0; e += BLOCK) {
         const int j = e / SLICE, k = e % SLICE;
-#ifdef MUTANT_SLICE_PAST_ITS_END
-        if (first_input + k <= N_IN) to[j * N_IN + first_input + k] = p.w[k][j];
-#else
         if (first_input + k < N_IN) to[j * N_IN + first_input + k] = p.w[k][j];
-#endif
     }
     if (first_input == 0) each_of_the_head<0>(p, [&](T& here, int there) { to[there] = here; });
 }
@@ -270,7 +241,7 @@ struct Coming {
     }
     __device__ inline void deposit_rule(Shared& s, int step) const
     {
-        T* const to = reinterpret_cast<T*>(s.rule + RULE_BUFFER(step));
+        T* const to = reinterpret_cast<T*>(s.rule + BUFFER(step));
 #pragma unroll
         for (int turn = 0; turn < RULE_TURNS; turn++) {
             const int e = threadIdx.x + turn * BLOCK;
@@ -284,7 +255,7 @@ struct Coming {
     }
     __device__ inline void deposit_indices(Shared& s, int step) const
     {
-        if (threadIdx.x < M) s.row[ROW_BUFFER(step)][threadIdx.x] = row;
+        if (threadIdx.x < M) s.row[BUFFER(step)][threadIdx.x] = row;
     }
 
     static __device__ inline int k_of(int e) { return (e / (8 * M) * 8 + e % 8) * FETCH; }
@@ -297,7 +268,7 @@ struct Coming {
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
             const int e = threadIdx.x + turn * BLOCK;
-            const long long from = is_there(e) ? s.row[ROW_BUFFER(step)][i_of(e)] : -1;
+            const long long from = is_there(e) ? s.row[BUFFER(step)][i_of(e)] : -1;
             const int k = first_input + k_of(e);
             x[turn] = Bundle{};
             if (from >= 0 && k < N_IN) {
@@ -307,7 +278,7 @@ struct Coming {
 #pragma unroll
         for (int turn = 0; turn < Y_TURNS; turn++) {
             const int e = threadIdx.x + turn * BLOCK;
-            const long long from = e < M * Y_WIDTH ? s.row[ROW_BUFFER(step)][e / Y_WIDTH] : -1;
+            const long long from = e < M * Y_WIDTH ? s.row[BUFFER(step)][e / Y_WIDTH] : -1;
             y[turn] = 0;
             if (from >= 0) y[turn] = targets[from * Y_WIDTH + e % Y_WIDTH];
         }
@@ -320,13 +291,13 @@ struct Coming {
 #pragma unroll
             for (int q = 0; q < FETCH; q++) {
                 if (!is_there(e)) continue;
-                s.x[X_BUFFER(step)][k_of(e) + q][i_of(e)] = as_input(x[turn].at[q]);
+                s.x[BUFFER(step)][k_of(e) + q][i_of(e)] = as_input(x[turn].at[q]);
             }
         }
 #pragma unroll
         for (int turn = 0; turn < Y_TURNS; turn++) {
             const int e = threadIdx.x + turn * BLOCK;
-            if (e < M * Y_WIDTH) s.y[Y_BUFFER(step)][e] = y[turn];
+            if (e < M * Y_WIDTH) s.y[BUFFER(step)][e] = y[turn];
         }
     }
 };
@@ -352,7 +323,7 @@ template <bool UPDATE> __device__ inline double layer_0(Shared& s, int step, T s
     double penalties = 0;
     if (group >= GROUPS) return 0;
     Rule rule;
-    if constexpr (UPDATE) rule = s.rule[RULE_BUFFER(step)];
+    if constexpr (UPDATE) rule = s.rule[BUFFER(step)];
     for (int j = threadIdx.x % J_THREADS * J_TILE; j < PITCH; j += J_THREADS * J_TILE) {
         Strip<J_TILE> delta[M], z[M] = {};
 #pragma unroll
@@ -365,7 +336,7 @@ template <bool UPDATE> __device__ inline double layer_0(Shared& s, int step, T s
                 Strip<J_TILE> state[STATES + 1], sum = {};  // an array cannot have no element
 #pragma unroll
                 for (int n = 0; n < STATES; n++) state[n] = strip<J_TILE>(here + (n + 1) * ARRAY);
-                each_in_pairs<M>(s.x[X_BUFFER(step)][k], [&](int i, T x) {
+                each_in_pairs<M>(s.x[BUFFER(step)][k], [&](int i, T x) {
 #pragma unroll
                     for (int q = 0; q < J_TILE; q++) sum.at[q] += delta[i].at[q] * x;
                 });
@@ -378,7 +349,7 @@ template <bool UPDATE> __device__ inline double layer_0(Shared& s, int step, T s
 #pragma unroll
                 for (int n = 0; n < STATES; n++) strip<J_TILE>(here + (n + 1) * ARRAY) = state[n];
             }
-            each_in_pairs<M>(s.x[X_BUFFER(step + 1)][k], [&](int i, T x) {
+            each_in_pairs<M>(s.x[BUFFER(step + 1)][k], [&](int i, T x) {
 #pragma unroll
                 for (int q = 0; q < J_TILE; q++) z[i].at[q] += w.at[q] * x;
             });
@@ -408,7 +379,7 @@ __device__ inline void exchange(Shared& s, int step, unsigned rank)
         memcpy(&bits, &z, sizeof bits);
 #pragma unroll
         for (int other = 0; other < CLUSTER; other++) {  // not all blocks to the same one at once
-            send(bits, s.z[Z_BUFFER(step)][rank] + e, s.arrived + BUFFER(step),
+            send(bits, s.z[BUFFER(step)][rank] + e, s.arrived + BUFFER(step),
                  (rank + other) % CLUSTER);
         }
     }
@@ -457,7 +428,7 @@ __device__ inline void finish_layer_0(Shared& s, int step, int i)
 {
 #if CLUSTER > 1
     constexpr int PARTS = CLUSTER;
-    const auto& part = s.z[Z_BUFFER(step)];
+    const auto& part = s.z[BUFFER(step)];
 #else
     constexpr int PARTS = GROUPS;
     const auto& part = s.partial;
@@ -467,17 +438,11 @@ __device__ inline void finish_layer_0(Shared& s, int step, int i)
         T z = part[0][at];
 #pragma unroll
         for (int p = 1; p < PARTS; p++) z += part[p][at];
-#ifdef MUTANT_BIAS_OF_THE_EXAMPLE
-        z += s.parameters.biases[i % N_0];
-#else
         z += s.parameters.biases[j];
-#endif
         z_of<0>(s, i)[j] = z;
         s.a[at] = sigma<0>(z);
     }
-#ifndef MUTANT_LAYER_0_WITHOUT_BARRIER
     __syncwarp();
-#endif
 }
 
 // forward: few outputs have several lanes each.
@@ -502,9 +467,7 @@ template <int layer> __device__ inline void forward(Shared& s, int i)
                 s.a[at + j] = sigma<layer>(z);
             }
         }
-#ifndef MUTANT_FORWARD_WITHOUT_BARRIER
         __syncwarp();
-#endif
         forward<layer + 1>(s, i);
     }
 }
@@ -522,9 +485,7 @@ template <int layer> __device__ inline void bp2(Shared& s, int i)
             each_in_pairs<N>(delta_out, [&](int j, T delta) { v += w[j * P + k] * delta; });
             s.delta[at] = v * sigma_prime<layer>(s.delta[at], s.a[at]);
         }
-#ifndef MUTANT_BP2_WITHOUT_BARRIER
         __syncwarp();
-#endif
         bp2<layer - 1>(s, i);
     }
 }
@@ -537,11 +498,9 @@ __device__ inline double row(Shared& s, int step, int i, T importance)
     finish_layer_0(s, step, i);
     forward<1>(s, i);
     const double cost =
-        output_row(z_of<OUT>(s, i), s.a + at, s.y[Y_BUFFER(step)], i, size(LAYERS), importance,
+        output_row(z_of<OUT>(s, i), s.a + at, s.y[BUFFER(step)], i, size(LAYERS), importance,
                    s.delta + at);
-#ifndef MUTANT_BP1_WITHOUT_BARRIER
     __syncwarp();
-#endif
     bp2<OUT - 1>(s, i);
     return cost;
 }
@@ -589,15 +548,11 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
         coming.deposit_indices(s, step);
     }
     fetch_indices(2);
-#ifndef MUTANT_FIRST_INDICES_NOT_WAITED_FOR
     __syncthreads();
-#endif
     coming.fetch(s, 0, x, y, first_input);
     coming.deposit(s, 0);
     coming.fetch(s, 1, x, y, first_input);
-#ifndef MUTANT_START_WITHOUT_BARRIER
     cluster_sync();  // the mbarriers of the others are there, too
-#endif
     coming.deposit_indices(s, 2);
     fetch_indices(3);
     const T* const numbers = network.numbers + begin / M * NUMBERS;
@@ -615,18 +570,12 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
     layer_0<false>(s, -1, scale);
 
     for (int step = 0;; step++) {
-#ifndef MUTANT_PARTS_WITHOUT_BARRIER
         __syncthreads();
-#endif
 #if CLUSTER > 1
         if (step < steps) exchange(s, step, rank);
 #endif
         if (step > 0) {
-#ifdef MUTANT_HEAD_BY_THE_RULE_BEFORE
-            const Rule rule = s.rule[RULE_BUFFER(step)];
-#else
-            const Rule rule = s.rule[RULE_BUFFER(step - 1)];
-#endif
+            const Rule rule = s.rule[BUFFER(step - 1)];
             const double penalty = update_head<0>(s, scale_of(step - 1), rule);
             if (rank == 0) cost += m_of(step - 1) * penalty;
             if (PENALTY || rank == 0) told.put(cost);
@@ -639,47 +588,31 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
         coming.fetch(s, step + 2, x, y, first_input);
         coming.deposit_indices(s, step + 3);
         fetch_indices(step + 4);
-#ifndef MUTANT_ROWS_WITHOUT_BARRIER
         __syncthreads();
-#endif
         if (t == BLOCK - 1 && step > 0 && (PENALTY || rank == 0)) {
             costs[(step - 1) * COSTS] = told.total();
         }
 #if CLUSTER > 1
-#ifndef MUTANT_NO_WAIT_FOR_THE_CLUSTER
         mbarrier_wait(s.arrived + BUFFER(step), step / 2 & 1);
-#endif
 #endif
         for (int i = warp; i < M; i += WARPS) {
             if (i < m_of(step)) {
                 // Asked for here and needed at the output: on its way meanwhile.
                 const long long place = begin + (long long)step * M + i;
-#ifdef MUTANT_IMPORTANCE_OF_THE_FIRST_STEP
-                const T counted = importance_of(network.importance, i);
-#else
                 const T counted = importance_of(network.importance, place);
-#endif
                 const double own = row(s, step, i, counted);
                 if (rank == 0) cost += own;
             } else {
-#ifndef MUTANT_ROWS_THAT_ARE_NOT_THERE
                 no_row<0>(s, i);
-#endif
             }
         }
-#ifndef MUTANT_DELTA_WITHOUT_BARRIER
         __syncthreads();
-#endif
         cost += m_of(step) * layer_0<true>(s, step, scale_of(step));
     }
 
-#ifndef MUTANT_END_WITHOUT_BARRIER
     __syncthreads();
-#endif
     store(s.parameters, network.parameters, first_input);
-#ifndef MUTANT_STATE_IS_NOT_STORED
     each_state(s, network.state, [&](Trained& here, T* there) { store(here, there, first_input); });
-#endif
     // A block may end here: all that was sent to it has come, and it sends nothing any more.
     if (t == 0 && (PENALTY || rank == 0)) costs[(steps - 1) * COSTS] = told.total();
 }

@@ -195,13 +195,9 @@ template <int BM_, int BN_, int BK, int TM, int TN, int SLICES> struct Tile {
                     for (int q = 0; q < TN; q++) sum[p][q] += a_k[p] * b_k[q];
                 }
             }
-#ifndef MUTANT_SINGLE_BUFFER
             buffer ^= 1;
-#endif
             if (k0 + BK < depth) deposit(buffer);
-#ifndef MUTANT_STAGE_WITHOUT_BARRIER
             __syncthreads();
-#endif
         }
 
 #pragma unroll
@@ -211,23 +207,15 @@ template <int BM_, int BN_, int BK, int TM, int TN, int SLICES> struct Tile {
                 const int j = owned<COLUMN_THREADS, TN>(column_thread, q);
                 shared.partial[slice][row_thread][j] = sum[p][q];
             }
-#ifndef MUTANT_SLICES_WITHOUT_BARRIER
             __syncthreads();
-#endif
             for (int e = t; e < ROW_THREADS * BN; e += THREADS) {
                 const int i = i0 + owned<ROW_THREADS, TM>(e / BN, p), j = j0 + e % BN;
                 T c = shared.partial[0][e / BN][e % BN];
 #pragma unroll
                 for (int s = 1; s < SLICES; s++) c += shared.partial[s][e / BN][e % BN];
-#ifdef MUTANT_NO_GUARD_OF_COLUMNS
-                if (i < rows) epilogue(i, j, c);
-#else
                 if (i < rows && j < columns) epilogue(i, j, c);
-#endif
             }
-#ifndef MUTANT_PARTIAL_REUSED_WITHOUT_BARRIER
             __syncthreads();
-#endif
         }
     }
 };

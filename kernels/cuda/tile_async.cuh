@@ -168,19 +168,13 @@ template <int BM_, int BN_, int BK, int TM, int TN, int SLICES, int STAGES> stru
             for (int buffer = 0; buffer < STAGES; buffer++) {
                 const int k0 = round + buffer * BK;
                 if (k0 >= depth) break;
-#ifndef MUTANT_COPY_NOT_WAITED_FOR
                 wait_for_copies<STAGES - 2>();
-#endif
-#ifndef MUTANT_ASYNC_STAGE_WITHOUT_BARRIER
                 __syncthreads();  // all have waited, and all have read what is copied over now
-#endif
                 copy(k0 + (STAGES - 1) * BK, (buffer + STAGES - 1) % STAGES);
                 multiply(buffer);
             }
         }
-#ifndef MUTANT_PARTIAL_OVER_STAGES
         __syncthreads();  // the partial sums take the place of the stages
-#endif
 
 #pragma unroll
         for (int p = 0; p < TM; p++) {

@@ -128,11 +128,7 @@ template <class Precision, int BM_, int BN_, int BK, int WM, int WN, int SLICES>
                 for (int p = 0; p < WM / 16; p++) {
                     const int i = row_warp * WM + 16 * p + lane_g;
                     shared.a[buffer].read(i, w, a_w[p][0], a_w[p][2]);
-#ifdef MUTANT_FRAGMENT_OF_THE_SAME_ROWS
-                    shared.a[buffer].read(i, w, a_w[p][1], a_w[p][3]);
-#else
                     shared.a[buffer].read(i + 8, w, a_w[p][1], a_w[p][3]);
-#endif
                 }
 #pragma unroll
                 for (int q = 0; q < WN / 8; q++) {
@@ -145,13 +141,9 @@ template <class Precision, int BM_, int BN_, int BK, int WM, int WN, int SLICES>
                     for (int q = 0; q < WN / 8; q++) Precision::mma(sum[p][q], a_w[p], b_w[q]);
                 }
             }
-#ifndef MUTANT_MMA_SINGLE_BUFFER
             buffer ^= 1;
-#endif
             if (k0 + BK < depth) deposit(buffer);
-#ifndef MUTANT_MMA_STAGE_WITHOUT_BARRIER
             __syncthreads();
-#endif
         }
 
 #pragma unroll
@@ -165,9 +157,7 @@ template <class Precision, int BM_, int BN_, int BK, int WM, int WN, int SLICES>
                     shared.partial[slice][i][j + c % 2] = sum[p][q][c];
                 }
             }
-#ifndef MUTANT_MMA_SLICES_WITHOUT_BARRIER
             __syncthreads();
-#endif
             for (int e = t; e < 16 * ROW_WARPS * BN; e += THREADS) {
                 const int r = e / BN, i = i0 + r / 16 * WM + 16 * p + r % 16, j = j0 + e % BN;
                 float c = shared.partial[0][r][e % BN];
@@ -175,9 +165,7 @@ template <class Precision, int BM_, int BN_, int BK, int WM, int WN, int SLICES>
                 for (int s = 1; s < SLICES; s++) c += shared.partial[s][r][e % BN];
                 if (i < rows && j < columns) epilogue(i, j, c);
             }
-#ifndef MUTANT_MMA_PARTIAL_REUSED_WITHOUT_BARRIER
             __syncthreads();
-#endif
         }
     }
 };

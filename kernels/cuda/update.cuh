@@ -34,9 +34,6 @@ __device__ inline double penalty_of(T w, const Rule& rule)
 __device__ inline double update_weight(T& w, T* state, long long apart, T g, const Rule& rule)
 {
     const double penalty = penalty_of(w, rule);
-#ifdef MUTANT_STATES_ON_EACH_OTHER
-    apart = 0;
-#endif
     update_penalised(w, state, apart, g, rule);
     return penalty;
 }

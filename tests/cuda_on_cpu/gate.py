@@ -1,6 +1,6 @@
 """What the gates run: small networks that reach every part of every kernel.
 
-    python gate.py [--numbers | --device] [CASE ...] [-DMUTANT_... ...]
+    python gate.py [--numbers | --device] [CASE ...] [--mutant NAME ...]
 
 trains them on the imagined GPU in a process of its own: for a sanitizer, whose report is the
 result, and for mutants, which may do anything, each in a child of that process: what became of
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import resource
 import signal
 import sys
@@ -20,7 +19,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ import gpubp
 from cuda_on_cpu.cupy_on_cpu import installed
 from cuda_on_cpu.device import KernelError, imagined
 from cuda_on_cpu.launch import SCHEDULES
+from cuda_on_cpu.mutants import MUTANTS, planted
 from gpubp.activation import ACTIVATIONS
 from gpubp.cost import COSTS
 from gpubp.examples import importance_of
@@ -186,15 +185,6 @@ REAL = {
 }  # fmt: skip
 
 
-def mutants() -> dict[str, str]:
-    """The names that the kernels' texts ask about, each taking something out that they need, and
-    the file that asks."""
-    folder = files("gpubp.kernels") / "cuda"  # found without importing it, which needs CuPy
-    texts = {p.name: p.read_text() for p in folder.iterdir() if p.name.endswith((".cu", ".cuh"))}
-    found = {n: file for file, text in texts.items() for n in re.findall(r"\bMUTANT_\w+", text)}
-    return dict(sorted(found.items()))
-
-
 def results(
     case: Case, backend: gpubp.Backend, dtype: str | None = None, seed: int = 5, runs: int = 2
 ) -> Any:
@@ -289,10 +279,12 @@ def forced(case: Case) -> Iterator[None]:
         yield
 
 
-def on_cuda(case: Case, seed: int = 5, runs: int = 2, **settings: Any) -> Any:
-    """``results`` of the CUDA kernels, on a machine of these settings."""
+def on_cuda(
+    case: Case, seed: int = 5, runs: int = 2, mutant: str | None = None, **settings: Any
+) -> Any:
+    """``results`` of the CUDA kernels, or of a mutant of them, on a machine of these settings."""
     settings = {"multiprocessors": case.multiprocessors} | settings
-    with installed(), imagined(**settings), forced(case):
+    with installed(), imagined(**settings), forced(case), planted(mutant):
         return results(case, gpubp.get_backend("cuda"), seed=seed, runs=runs)
 
 
@@ -304,12 +296,12 @@ def right(case: Case, found: Any) -> bool:
     return all(normwise(found[name], truth[name]) <= bound for name in truth)
 
 
-def judge(names: list[str], defines: tuple[str, ...]) -> str | None:
+def judge(names: list[str], mutant: str | None) -> str | None:
     """Where the numbers are wrong first: the case and the schedule."""
     for name in names:
         for schedule in SCHEDULES:
             try:
-                found = on_cuda(CASES[name], schedule=schedule, defines=defines)
+                found = on_cuda(CASES[name], schedule=schedule, mutant=mutant)
             except (KernelError, ValueError) as error:  # NaN is no number of right answers, say
                 return f"{name}, {schedule}: {error}"
             if not right(CASES[name], found):
@@ -317,16 +309,17 @@ def judge(names: list[str], defines: tuple[str, ...]) -> str | None:
     return None
 
 
-def train(names: list[str], defines: tuple[str, ...]) -> None:
+def train(names: list[str], mutant: str | None) -> None:
     """All that a sanitizer has to see: a full mini-batch and a smaller one. The resident kernel has
     buffers for two, and is to use one of them again."""
     for name in names:
         print(f"== {name}", file=sys.stderr, flush=True)
         case = CASES[name]
         full = 1 if case.cluster is None else 2
-        on_cuda(replace(case, rows=full * case.batch + 3), runs=1, defines=defines)
+        on_cuda(replace(case, rows=full * case.batch + 3), runs=1, mutant=mutant)
 
 
+NONE = "NONE"  # a child like a mutant's, of the kernels as they are
 CPU_LIMIT, LIMIT = (
     40,
     150,
@@ -371,7 +364,10 @@ def alone(work: Callable[[], None]) -> tuple[int, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", default=SANITIZED)
-    parser.add_argument("-D", dest="defines", action="append", help="compile as this mutant")
+    parser.add_argument(
+        "--mutant", dest="mutants", action="append", metavar="NAME", choices=[*MUTANTS, NONE],
+        help=f"run it as this of cuda_on_cpu/mutants.py, or as it is: {NONE}",
+    )  # fmt: skip
     parser.add_argument("--numbers", action="store_true", help="judge them; exit 1 if wrong")
     parser.add_argument("--device", action="store_true", help="run on this machine's GPU")
     arguments = parser.parse_args()
@@ -386,16 +382,17 @@ def main() -> None:
                     sys.exit(f"numbers are wrong: {name}")
         return
 
-    def work(*defines: str) -> None:
+    def work(mutant: str | None) -> None:
         if not arguments.numbers:
-            train(arguments.cases, defines)
-        elif wrong := judge(arguments.cases, defines):
+            train(arguments.cases, mutant)
+        elif wrong := judge(arguments.cases, mutant):
             sys.exit(f"numbers are wrong: {wrong}")
 
-    if arguments.defines is None:
-        work()
+    if arguments.mutants is None:
+        work(None)
     else:
-        print(json.dumps({d: alone(lambda d=d: work(f"-D{d}")) for d in arguments.defines}))
+        mutants = {name: None if name == NONE else name for name in arguments.mutants}
+        print(json.dumps({name: alone(lambda m=m: work(m)) for name, m in mutants.items()}))
 
 
 if __name__ == "__main__":

@@ -187,8 +187,6 @@ def compile_kernels(
 ) -> dict[str, Kernel]:
     """The kernels of a CUDA C text by name, with ``-D`` options as RawModule takes them."""
     runtime(mode)
-    # A mutant changes the texts that ask about it; the others are compiled, and kept, without it.
-    defines = tuple(each for each in defines if each[2:].partition("=")[0] in text)
     source = f'#include "cuda.h"\n#line 1 "kernel.cu"\n{translated(text)}'
     # cuda.h takes longer to read than a kernel to compile: it is read once for all of them.
     header = (HERE / "cuda.h").read_text()

@@ -58,7 +58,6 @@ class Machine:
     multiprocessors: int = 8  # few: then each has several tiles, and there are fewer fibers
     second: Mapping[str, Any] = field(default_factory=dict)  # how cuda:1 differs from the others
     schedule: str = "greedy"  # of launch.SCHEDULES; "all" takes the next one each launch
-    defines: tuple[str, ...] = ()  # added to every compilation: mutants
     collected: dict[str, str] | None = None  # text -> kernel; then nothing is compiled or launched
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)  # text -> RawModule's own
     current: int = 0  # the device

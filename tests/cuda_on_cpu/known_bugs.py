@@ -252,8 +252,8 @@ def function(name: str, cured: bool) -> Any:
     head = _HEAD
     if name in ON_CLUSTERS:
         head = _CLUSTER + head.replace("void kernel", "void __cluster_dims__(2, 1, 1) kernel")
-    with imagined(defines=("-DCURED",) if cured else ()):
-        return cupy.RawModule(code=f"{head}{ALL[name]}\n}}\n").get_function("kernel")
+    options = ("-DCURED",) if cured else ()
+    return cupy.RawModule(code=f"{head}{ALL[name]}\n}}\n", options=options).get_function("kernel")
 
 
 def launch(name: str, kernel: Any) -> None:

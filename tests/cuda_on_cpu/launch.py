@@ -61,7 +61,7 @@ class RawModule:
         machine.check()
         machine.refuse_in_capture("loading a module")
         if self._kernels is None:
-            self._kernels = build.compile_kernels(self.code, (*self._defines, *machine.defines))
+            self._kernels = build.compile_kernels(self.code, self._defines)
 
     def get_function(self, name: str) -> Any:
         if machine.collected is not None:

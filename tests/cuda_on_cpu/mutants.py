@@ -107,29 +107,30 @@ RACES: dict[str, tuple[Edit, ...]] = {
         "cluster.cuh", "fence_acquire_cluster();", "fence_acquire_cluster();"
     ),
     "INDICES_IN_A_SINGLE_BUFFER": one_buffer(
-        "row", ("resident.cu", "s.row[BUFFER(step)][threadIdx.x]"),
-        ("resident.cu", "s.row[BUFFER(step)][i_of(e)]"),
-        ("resident.cu", "s.row[BUFFER(step)][e / Y_WIDTH]"),
+        "row", ("resident_fetch.cuh", "s.row[BUFFER(step)][threadIdx.x]"),
+        ("resident_fetch.cuh", "s.row[BUFFER(step)][i_of(e)]"),
+        ("resident_fetch.cuh", "s.row[BUFFER(step)][e / Y_WIDTH]"),
     ),
     "RULES_IN_A_SINGLE_BUFFER": one_buffer(
-        "rule", ("resident.cu", "s.rule + BUFFER(step)"),
-        ("resident.cu", "rule = s.rule[BUFFER(step)];"),
+        "rule", ("resident_fetch.cuh", "s.rule + BUFFER(step)"),
+        ("resident_layer_0.cuh", "rule = s.rule[BUFFER(step)];"),
         ("resident.cu", "rule = s.rule[BUFFER(step - 1)];"),
     ),
     "Z_IN_A_SINGLE_BUFFER": one_buffer(
-        "z", ("resident.cu", "s.z[BUFFER(step)][rank]"), ("resident.cu", "s.z[BUFFER(step)];")
+        "z", ("resident_exchange.cuh", "s.z[BUFFER(step)][rank]"),
+        ("resident_row.cuh", "s.z[BUFFER(step)];"),
     ),
     "LAYER_0_WITHOUT_BARRIER": without(
-        "resident.cu", "s.a[at] = sigma<0>(z); } __syncwarp();", "__syncwarp();"
+        "resident_row.cuh", "s.a[at] = sigma<0>(z); } __syncwarp();", "__syncwarp();"
     ),
     "FORWARD_WITHOUT_BARRIER": without(
-        "resident.cu", "__syncwarp(); forward<layer + 1>(s, i);", "__syncwarp();"
+        "resident_row.cuh", "__syncwarp(); forward<layer + 1>(s, i);", "__syncwarp();"
     ),
     "BP1_WITHOUT_BARRIER": without(
-        "resident.cu", "__syncwarp(); bp2<OUT - 1>(s, i);", "__syncwarp();"
+        "resident_row.cuh", "__syncwarp(); bp2<OUT - 1>(s, i);", "__syncwarp();"
     ),
     "BP2_WITHOUT_BARRIER": without(
-        "resident.cu", "__syncwarp(); bp2<layer - 1>(s, i);", "__syncwarp();"
+        "resident_row.cuh", "__syncwarp(); bp2<layer - 1>(s, i);", "__syncwarp();"
     ),
     "START_WITHOUT_BARRIER": without(
         "resident.cu", "cluster_sync();  // the mbarriers", "cluster_sync();"
@@ -186,17 +187,19 @@ WRONG: dict[str, tuple[Edit, ...]] = {
         "cluster.cuh", "mapa(count_at, rank)", "mapa(count_at, cluster_rank())"
     ),
     "X_OVERWRITTEN": one_buffer(
-        "x", ("resident.cu", "s.x[BUFFER(step)][k_of(e) + q]"),
-        ("resident.cu", "s.x[BUFFER(step)][k]"), ("resident.cu", "s.x[BUFFER(step + 1)][k]"),
+        "x", ("resident_fetch.cuh", "s.x[BUFFER(step)][k_of(e) + q]"),
+        ("resident_layer_0.cuh", "s.x[BUFFER(step)][k]"),
+        ("resident_layer_0.cuh", "s.x[BUFFER(step + 1)][k]"),
     ),
     "Y_OVERWRITTEN": one_buffer(
-        "y", ("resident.cu", "s.y[BUFFER(step)][e]"), ("resident.cu", "s.y[BUFFER(step)], i,")
+        "y", ("resident_fetch.cuh", "s.y[BUFFER(step)][e]"),
+        ("resident_row.cuh", "s.y[BUFFER(step)], i,"),
     ),
     "SLICE_PAST_ITS_END": change(
-        "resident.cu", "if (first_input + k < N_IN) to[", "if (first_input + k <= N_IN) to["
+        "resident_memory.cuh", "if (first_input + k < N_IN) to[", "if (first_input + k <= N_IN) to["
     ),
     "BIAS_OF_THE_EXAMPLE": change(
-        "resident.cu", "z += s.parameters.biases[j];", "z += s.parameters.biases[i % N_0];"
+        "resident_row.cuh", "z += s.parameters.biases[j];", "z += s.parameters.biases[i % N_0];"
     ),
     "FIRST_INDICES_NOT_WAITED_FOR": without("resident.cu", "fetch_indices(2); __syncthreads();"),
     "HEAD_BY_THE_RULE_BEFORE": change(

@@ -5,6 +5,8 @@ That a gate stops each of them is asked by ``test_cuda_gates.py``, which needs g
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from cuda_on_cpu import mutants
 from cuda_on_cpu.build import _without_comments
@@ -15,14 +17,18 @@ SOURCES = mutants.pristine()
 
 
 def code(text: str) -> list[str]:
-    return _without_comments(text).split()
+    """Its tokens, without comments."""
+    return re.findall(r"\w+|[^\w\s]", _without_comments(text))
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_edit_has_one_place_and_changes_code(name: str) -> None:
-    """In the kernel as it is, whatever the other edits of this mutant do."""
+    """In the kernel as it is, whatever the other edits of this mutant do; and nothing more: a
+    comment within what is put there, on one line now, would take the code behind it along."""
     for edit in MUTANTS[name]:
-        assert code(edit(SOURCES[edit.file])) != code(SOURCES[edit.file]), edit
+        before, after = code(SOURCES[edit.file]), code(edit(SOURCES[edit.file]))
+        assert after != before, edit
+        assert len(before) - len(after) == len(code(edit.old)) - len(code(edit.new)), edit
 
 
 def test_no_two_mutants_are_one() -> None:

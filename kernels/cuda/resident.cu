@@ -110,7 +110,7 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
         coming.deposit_indices(s, step);
     }
     fetch_indices(2);
-    __syncthreads();
+    __syncthreads();  // the indices of steps 0 and 1 are there
     coming.fetch(s, 0, x, y, first_input);
     coming.deposit(s, 0);
     coming.fetch(s, 1, x, y, first_input);
@@ -132,7 +132,7 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
     layer_0<false>(s, -1, scale);
 
     for (int step = 0;; step++) {
-        __syncthreads();
+        __syncthreads();  // all parts of z are there, and nobody reads x of the step before
 #if CLUSTER > 1
         if (step < steps) exchange(s, step, rank);
 #endif
@@ -150,7 +150,7 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
         coming.fetch(s, step + 2, x, y, first_input);
         coming.deposit_indices(s, step + 3);
         fetch_indices(step + 4);
-        __syncthreads();
+        __syncthreads();  // the head is updated; targets and indices of the next step are there
         if (t == BLOCK - 1 && step > 0 && (PENALTY || rank == 0)) {
             costs[(step - 1) * COSTS] = told.total();
         }
@@ -168,11 +168,11 @@ resident(const Network* networks, const Input* x, const Target* y, long long beg
                 no_row<0>(s, i);
             }
         }
-        __syncthreads();
+        __syncthreads();  // all of delta is there
         cost += m_of(step) * layer_0<true>(s, step, scale_of(step));
     }
 
-    __syncthreads();
+    __syncthreads();  // the last update is done
     store(s.parameters, network.parameters, first_input);
     each_state(s, network.state, [&](Trained& here, T* there) { store(here, there, first_input); });
     // A block may end here: all that was sent to it has come, and it sends nothing any more.

@@ -139,10 +139,8 @@ RACES: dict[str, tuple[Edit, ...]] = {
         "resident.cu", "for (int step = 0;; step++) { __syncthreads();"
     ),
     "ROWS_WITHOUT_BARRIER": without("resident.cu", "fetch_indices(step + 4); __syncthreads();"),
-    "DELTA_WITHOUT_BARRIER": without(
-        "resident.cu", "__syncthreads(); cost += m_of(step) * layer_0<true>("
-    ),
-    "END_WITHOUT_BARRIER": without("resident.cu", "__syncthreads(); store(s.parameters,"),
+    "DELTA_WITHOUT_BARRIER": without("resident.cu", "__syncthreads();  // all of delta is there"),
+    "END_WITHOUT_BARRIER": without("resident.cu", "__syncthreads();  // the last update is done"),
 }  # fmt: skip
 
 # An index, a guard or a wait less: numbers are wrong, or something is out of bounds.

@@ -302,6 +302,17 @@ def epoch_table() -> str:
     return "\n".join([*lines, "", f"Data: {', '.join(data)}. {_where(rows)}"])
 
 
+def estimators_table() -> str:
+    """Milliseconds an epoch of the same fit takes by gpubp's estimator and by scikit-learn's."""
+    rows, ours = newest("estimators"), "gpubp.sklearn"
+
+    def cell(row: dict[str, str], times: float) -> str:
+        return f"{_three_digits(float(row['median']))}{_times(row, ours, times)}"
+
+    lines = _side_by_side(rows, "MLPClassifier", "ms an epoch", ours, cell)
+    return "\n".join([*lines, "", f"Batch 200, float64, {rows[0]['note']}. {_where(rows)}"])
+
+
 def fleet_table() -> str:
     """Seconds an epoch of all networks takes side by side and one after another."""
     rows, ours = newest("fleet"), "Fleet"
@@ -381,6 +392,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "capacity": capacity_table,
     "cores": cores_table,
     "epoch": epoch_table,
+    "estimators": estimators_table,
     "fleet": fleet_table,
     "gpu": gpu_table,
     "kernels": kernels_table,

@@ -125,7 +125,7 @@ def check_x(xp: ModuleType, x: Any, n_in: int, dtype: Any, name: str = "x") -> A
     sparse, given = hasattr(x, "tocsr"), x
     if sparse and xp is not np:
         raise TypeError(f"{name} is a sparse matrix, for the CPU only: pass {name}.toarray()")
-    x = _as_csr(x, dtype, name) if sparse else as_array(xp, x, name)
+    x = as_csr(x, dtype, name) if sparse else as_array(xp, x, name)
     xp = module_of(xp, x)
     if x.ndim != 2:
         hint = ""
@@ -189,7 +189,7 @@ def _warn_of_intensities(what: str, dtype: Any) -> None:
     )
 
 
-def _as_csr(x: Any, dtype: Any, name: str) -> Any:
+def as_csr(x: Any, dtype: Any, name: str) -> Any:
     """A sparse matrix as a CSR array of ``dtype`` or uint8, a copy, with no entry twice."""
     import scipy.sparse
 

@@ -35,7 +35,7 @@ def check_weights(xp: ModuleType, sample_weight: Any, n: int, name: str = "sampl
             "is not negative"
         )
     if not weights.any():
-        raise ValueError(f"{name} is 0 for every example: there is nothing to train on")
+        raise ValueError(f"{name} is zero for every example: there is nothing to train on")
     return weights
 
 

@@ -190,7 +190,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "negative": (fit(sample_weight=np.where(np.arange(60) == 5, -1, 1)), "sample_weight holds -1, "
                  "first in row 5"),
     "NaN": (fit(sample_weight=np.where(np.arange(60) == 7, np.nan, 1)), "nan, first in row 7"),
-    "all 0": (fit(sample_weight=np.zeros(60)), "is 0 for every example"),
+    "all 0": (fit(sample_weight=np.zeros(60)), "is zero for every example"),
     "words": (fit(sample_weight=["a"] * 60), "sample_weight holds"),
     "validation": (fit(validation=(X, Y, np.ones(3))), "validation sample_weight has shape (3,)"),
     "four": (fit(validation=(X, Y, S, S)), "a pair (x, y), or (x, y, sample_weight)"),

@@ -45,7 +45,6 @@ from .activation import Activation, define_activation
 from .alone import training_alone
 from .arrays import as_csr, as_input, as_targets, check_count, check_number, row_chunks
 from .backprop import backprop
-from .callbacks import Callback
 from .cost import Cost, define_cost, get_cost
 from .errors import DivergenceError
 from .examples import Examples
@@ -113,13 +112,6 @@ class _Run(Run):
                     costs.append((cost - penalty) / self.outputs + penalty)
                 piece.costs = np.array(costs)
         return None
-
-
-class _EachEpoch(Callback):
-    """What the estimator does after an epoch: its attributes, and whether to go on."""
-
-    def __init__(self, after: Callable[[Training], None]) -> None:
-        self.on_epoch = after  # type: ignore[method-assign]
 
 
 class _Arrays(list[Any]):
@@ -231,7 +223,7 @@ class _Perceptron(BaseEstimator):
                 self.loss_curve_: list[float] = []
                 early = self.early_stopping
                 self.validation_scores_: list[float] | None = [] if early else None
-                self.best_validation_score_ = -np.inf if early else None
+                self.best_validation_score_: Any = -np.inf if early else None
                 self.best_loss_ = None if early else np.inf
         elif list(self.network_.sizes) != sizes:
             raise ValueError(
@@ -350,7 +342,7 @@ class _Perceptron(BaseEstimator):
         )  # fmt: skip
         run = _Run(
             net, Examples(self._input(X), self._targets(y), weights=weights), None, settings,
-            callbacks=[_EachEpoch(self._after_epoch), *(self.callbacks or ())], resume=False,
+            callbacks=[self._after_epoch, *(self.callbacks or ())], resume=False,
         )  # fmt: skip
         run.alpha, run.before, run.outputs = self.alpha, self._steps, self._averaged_outputs
         self.n_iter_ = 0

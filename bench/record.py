@@ -23,7 +23,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "capacity.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{page}.md" for page in ("speed", "capacity", "sklearn")),
+)
 _ELSEWHERE = os.environ.get("GPUBP_RESULTS")
 RESULTS = Path(_ELSEWHERE) if _ELSEWHERE else ROOT / "bench" / "results.csv"
 
@@ -310,7 +313,7 @@ def estimators_table() -> str:
         return f"{_three_digits(float(row['median']))}{_times(row, ours, times)}"
 
     lines = _side_by_side(rows, "MLPClassifier", "ms an epoch", ours, cell)
-    return "\n".join([*lines, "", f"Batch 200, float64, {rows[0]['note']}. {_where(rows)}"])
+    return "\n".join([*lines, "", f"float64, {rows[0]['note']}. {_where(rows)}"])
 
 
 def fleet_table() -> str:

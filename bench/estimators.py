@@ -4,8 +4,8 @@
 
 Each fit begins at the same weights and sees the examples in the same order, in float64, and its
 weights must agree with scikit-learn's within 1e-8 before anything is timed. Kernels are compiled
-before. Digits are scikit-learn's 8 x 8 images; ``$GPUBP_DATA`` names the folder of MNIST. Mini-batches are of 200
-examples, scikit-learn's choice, where a case names no other.
+before. Digits are scikit-learn's 8 x 8 images; ``$GPUBP_DATA`` names the folder of MNIST.
+Mini-batches are of 200 examples, scikit-learn's choice, where a case names no other.
 """
 
 from __future__ import annotations

@@ -34,8 +34,12 @@ try:
     from sklearn.utils import check_random_state, column_or_1d, shuffle
     from sklearn.utils.class_weight import compute_sample_weight
     from sklearn.utils.metaestimators import available_if
-    from sklearn.utils.multiclass import type_of_target, unique_labels
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.multiclass import (
+        check_classification_targets,
+        type_of_target,
+        unique_labels,
+    )
+    from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
         f"gpubp.sklearn needs scikit-learn 1.6 or newer ({error}): pip install 'gpubp[sklearn]'"
@@ -125,6 +129,8 @@ class _Perceptron(BaseEstimator):
     """What both estimators share: parameters, the two solvers, and the fitted attributes."""
 
     network_: Network
+    best_loss_: Any
+    _kept: tuple[str, ...]
 
     def _check_parameters(self) -> list[int]:
         """The hidden layers' sizes, after a look at all parameters."""
@@ -182,7 +188,12 @@ class _Perceptron(BaseEstimator):
         hidden = self.activation
         if isinstance(hidden, str) or not np.iterable(hidden):
             hidden = [hidden] * (len(sizes) - 2)
-        hidden = ["sigmoid" if h == _LOGISTIC else h for h in hidden]
+        if len(hidden) != len(sizes) - 2:
+            raise ValueError(
+                f"activation lists {len(hidden)} for {len(sizes) - 2} hidden layers: give one for "
+                "all of them, or one for each"
+            )
+        hidden = ["sigmoid" if isinstance(h, str) and h == _LOGISTIC else h for h in hidden]
         output, cost = self._output()
         network = Network(
             sizes, activation=[*hidden, output], cost=cost, backend=self.backend, rng=0,
@@ -216,20 +227,23 @@ class _Perceptron(BaseEstimator):
         if anew:
             self.network_ = self._network(sizes, X.dtype)
             self.n_layers_, self.n_iter_, self.t_ = len(sizes), 0, 0
-            self._best: Any = None
-            self._no_improvement_count = 0
             self._steps = 0
-            if not self._is_lbfgs:
-                self.loss_curve_: list[float] = []
-                early = self.early_stopping
-                self.validation_scores_: list[float] | None = [] if early else None
-                self.best_validation_score_: Any = -np.inf if early else None
-                self.best_loss_ = None if early else np.inf
         elif list(self.network_.sizes) != sizes:
             raise ValueError(
                 f"this estimator holds a network of sizes {list(self.network_.sizes)}, but its "
                 f"parameters and data ask for {sizes}: pass warm_start=False to fit, or a clone"
             )
+        early = bool(self.early_stopping)
+        # Also where a warm start goes on by another solver, or with early stopping or without it.
+        if not self._is_lbfgs and (
+            anew or not hasattr(self, "loss_curve_") or (self.best_loss_ is None) != early
+        ):
+            self._best: Any = None
+            self._no_improvement_count = 0
+            self.loss_curve_: list[float] = []
+            self.validation_scores_: list[float] | None = [] if early else None
+            self.best_validation_score_: Any = -np.inf if early else None
+            self.best_loss_ = None if early else np.inf
         with training_alone([self.network_]), self.network_.backend.device():
             if self._is_lbfgs:
                 self._fit_lbfgs(X, y, sample_weight)
@@ -314,9 +328,7 @@ class _Perceptron(BaseEstimator):
         if self.early_stopping and validation_data is None:
             X, y, weights = self._split(X, y, weights)
         elif validation_data is not None:
-            self._validation = tuple(validation_data)
-            if len(self._validation) not in (2, 3):
-                raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+            self._validation = self._checked_validation(validation_data)
         n = X.shape[0]
         if self.batch_size != "auto" and self.batch_size > n:
             warnings.warn(
@@ -326,8 +338,9 @@ class _Perceptron(BaseEstimator):
             )
         batch_size = min(200 if self.batch_size == "auto" else self.batch_size, n)
         optimizer = self._chosen_optimizer()
-        if not incremental or self._steps == 0:
-            self._rate, self._steps = float(self.learning_rate_init), 0
+        kept = optimizer.rule.state  # another rule's state is none of this one's
+        if not incremental or self._steps == 0 or self._kept != kept:
+            self._rate, self._steps, self._kept = float(self.learning_rate_init), 0, kept
         order = np.arange(n)
 
         def ordered(_rng: Any, _n: int) -> Any:
@@ -363,7 +376,7 @@ class _Perceptron(BaseEstimator):
                 bar.close()
                 t = run.training
                 self._steps += t.epoch * t.steps + t.step
-        if self._best is not None:
+        if self.early_stopping:
             net.parameters.flat[...] = self._best
         if not (incremental or run.training.stopped) and self.n_iter_ == self.max_iter:
             warnings.warn(
@@ -389,8 +402,19 @@ class _Perceptron(BaseEstimator):
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."
             )
-        self._validation = (held[0], self._labels(held[1]), *held[2:])
+        weight = held[2] if len(held) > 2 else None
+        self._validation = held[0], self._labels(held[1]), weight
         return train[0], train[1], train[2] if len(train) > 2 else None
+
+    def _checked_validation(self, given: Any) -> tuple[Any, Any, Any]:
+        """(X, y, sample_weight or None) of one's own, checked before training."""
+        if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+            raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+        X, y = given[:2]
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        check_consistent_length(X, *given[1:])
+        weight = given[2] if len(given) > 2 else None
+        return X, y, None if weight is None else check_weights(np, weight, X.shape[0])
 
     def _after_epoch(self, training: Training) -> None:
         """Record the epoch, and stop or lower the rate as scikit-learn's rules say."""
@@ -429,18 +453,15 @@ class _Perceptron(BaseEstimator):
     def _validation_score(self) -> float:
         """Of the examples held out or given: by ``scoring``, or accuracy or R2; NaN where the
         outputs are not finite."""
-        X, y, *weight = self._validation
+        X, y, weight = self._validation
         if self.scoring is not None:
             scorer = check_scoring(self, scoring=self.scoring)
-            more = {"sample_weight": weight[0]} if weight else {}
+            more = {} if weight is None else {"sample_weight": weight}
             return float(scorer(self, X, y, **more))
-        if hasattr(X, "columns"):
-            X = validate_data(self, X, accept_sparse="csr", reset=False)
-        outputs = self._outputs(X if hasattr(X, "tocsr") else np.asarray(X))
+        outputs = self._outputs(X)
         if not np.isfinite(outputs).all():
             return math.nan
-        score = self._metric(y, self._decided(outputs), sample_weight=weight[0] if weight else None)
-        return float(score)
+        return float(self._metric(y, self._decided(outputs), sample_weight=weight))
 
     def _judged(self, score: float, training: Training) -> bool:
         """Keep this score, and the weights where it is the best."""
@@ -458,13 +479,13 @@ class _Perceptron(BaseEstimator):
     def _diverged(self, error: DivergenceError) -> None:
         """scikit-learn trains on with NaN and then says so; with early stopping the best weights
         remain. What is reported is the same, without training on."""
-        if self._best is None:
+        if not self.early_stopping or self._best is None:
             raise ValueError(_NOT_FINITE) from error
         self.n_iter_ += 1
         self.loss_ = math.nan
         self.loss_curve_.append(math.nan)
-        if self.validation_scores_ is not None:
-            self.validation_scores_.append(math.nan)
+        assert self.validation_scores_ is not None
+        self.validation_scores_.append(math.nan)
         warnings.warn(
             f"Training diverged and ended early, with the best weights before: {error}",
             ConvergenceWarning,
@@ -535,7 +556,13 @@ _NOT_FINITE = (
     "need to be preprocessed."
 )
 
-_PARAMETERS = """
+
+class MLPClassifier(ClassifierMixin, _Perceptron):
+    """A multilayer perceptron that classifies, as scikit-learn's MLPClassifier.
+
+    The cost is the log-loss: softmax with log-likelihood for three classes and more, sigmoid with
+    cross-entropy for two and for several labels at once.
+
     Args:
         hidden_layer_sizes: neurons of each hidden layer.
         activation: of the hidden layers: scikit-learn's identity, logistic, tanh, relu, or any of
@@ -563,6 +590,7 @@ _PARAMETERS = """
         backend: "cpu", "cuda" or "reference".
         dtype: "float32" or "float64"; None is that of X.
         cost: of gpubp, in place of scikit-learn's loss.
+        class_weight: {class: weight}, or "balanced".
         scoring: of the validation, a scorer or its name; None is accuracy or R2.
         callbacks: of gpubp, called after each epoch.
         progress: show a progress bar.
@@ -574,18 +602,6 @@ _PARAMETERS = """
 
     Raises ``ValueError`` for parameters and data that cannot be, or weights that diverged.
     """
-
-
-class MLPClassifier(ClassifierMixin, _Perceptron):
-    __doc__ = (
-        """A multilayer perceptron that classifies, as scikit-learn's MLPClassifier.
-
-    The cost is the log-loss: softmax with log-likelihood for three classes and more, sigmoid with
-    cross-entropy for two and for several labels at once. ``class_weight`` is {class: weight} or
-    "balanced".
-    """
-        + _PARAMETERS
-    )
 
     def __init__(
         self,
@@ -647,6 +663,7 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
         )  # fmt: skip
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
@@ -730,14 +747,12 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
 
 
 class MLPRegressor(RegressorMixin, _Perceptron):
-    __doc__ = (
-        """A multilayer perceptron for real targets, as scikit-learn's MLPRegressor.
+    """A multilayer perceptron for real targets, as scikit-learn's MLPRegressor.
 
     ``loss`` is "squared_error", 1/2 ||y - a||^2 with outputs a = z, or "poisson", half the Poisson
-    deviance with a = exp(z) and y >= 0.
+    deviance with a = exp(z) and y >= 0. The other parameters and the attributes are
+    :class:`MLPClassifier`'s, without ``class_weight``.
     """
-        + _PARAMETERS
-    )
 
     def __init__(
         self,

@@ -272,6 +272,7 @@ def test_arrays_that_are_assigned_reach_the_network() -> None:
     [
         ({"hidden_layer_sizes": (5, 0)}, "hidden_layer_sizes must be > 0"),
         ({"alpha": -1.0}, "alpha"),
+        ({"activation": ["relu", "tanh"]}, "activation lists 2 for 1 hidden layers"),
         ({"solver": "adm"}, "did you mean 'adam'"),
         ({"activation": "rellu"}, "did you mean 'relu'"),
         ({"learning_rate": "falling"}, "learning_rate='falling' must be one of"),
@@ -293,6 +294,55 @@ def test_validation_data_without_early_stopping_is_refused() -> None:
     for settings in ({}, {"solver": "lbfgs", "early_stopping": True}):
         with pytest.raises(ValueError, match="validation_data is for early_stopping=True"):
             ours.MLPRegressor(**settings).fit(X, REAL["one"], validation_data=(X, REAL["one"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (3, "validation_data must be"),
+        ((X,), "validation_data must be"),
+        ((X[:, :2], REAL["one"]), "2 features"),
+        ((X, REAL["one"][:9]), "inconsistent numbers of samples"),
+        ((X, REAL["one"], -WEIGHTS), "sample_weight holds -"),
+    ],
+)
+def test_wrong_validation_data(given: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        ours.MLPRegressor(early_stopping=True).fit(X, REAL["one"], validation_data=given)
+
+
+def test_labels_that_are_measurements() -> None:
+    with pytest.raises(ValueError, match="Unknown label type"):
+        ours.MLPClassifier().fit(X, REAL["one"])
+
+
+def test_another_solver_goes_on() -> None:
+    """After L-BFGS by Adam, by another rule in parts, with early stopping and then without."""
+    y = REAL["one"]
+    warm = ours.MLPRegressor(
+        hidden_layer_sizes=5, solver="lbfgs", warm_start=True, max_iter=30, random_state=0
+    )
+    before = warm.fit(X, y).loss_
+    warm.set_params(solver="adam", max_iter=5).fit(X, y)
+    assert len(warm.loss_curve_) == 5
+    assert warm.loss_ < 1.5 * before
+    warm.set_params(early_stopping=True).fit(X, y)
+    assert warm.validation_scores_ is not None
+    warm.set_params(early_stopping=False, learning_rate_init=1e-12).fit(X, y)
+    assert warm.validation_scores_ is None
+    held = [w.copy() for w in warm.coefs_]
+    for solver in ("sgd", "adam", "rmsprop", "sgd"):
+        warm.set_params(solver=solver).partial_fit(X, y)
+    for a, b in zip(warm.coefs_, held, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-8)
+    with pytest.raises(ValueError, match=r"sizes \[6, 5, 1\], but .* ask for \[6, 7, 1\]"):
+        warm.set_params(hidden_layer_sizes=7).fit(X, y)
+
+
+def test_diverging() -> None:
+    settings = {"solver": "sgd", "learning_rate_init": 1e9, "max_iter": 5, "random_state": 0}
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        ours.MLPRegressor(**settings).fit(100 * X, REAL["one"])
 
 
 def test_not_fitted() -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     )
     from .fleet import Fleet
     from .fleet_result import FleetResult, FleetRow
+    from .formats.book import from_network2
+    from .formats.sklearn import from_sklearn
     from .history import Epoch, History
     from .network import Evaluation, Network, load
     from .own_optimizer import define_optimizer
@@ -61,6 +63,8 @@ __all__ = [
     "define_cost",
     "define_optimizer",
     "explain",
+    "from_network2",
+    "from_sklearn",
     "get_backend",
     "load",
     "nielsen",
@@ -85,6 +89,8 @@ _HOMES = {
     ),
     "fleet": ("Fleet",),
     "fleet_result": ("FleetResult", "FleetRow"),
+    "formats.book": ("from_network2",),
+    "formats.sklearn": ("from_sklearn",),
     "history": ("Epoch", "History"),
     "network": ("Evaluation", "Network", "load"),
     "own_optimizer": ("define_optimizer",),

@@ -123,8 +123,7 @@ def _text(head: bytes) -> Kind | None:
     if re.match(rb"\s*\{", start) and re.search(rb'"(sizes|weights|biases)"\s*:\s*\[', start):
         return Kind(
             "the JSON of network2.py",
-            "with d = json.load(open(path)), net = gpubp.nielsen.Network(d['sizes']), then "
-            "net.weights, net.biases = d['weights'], d['biases']",
+            "read it with gpubp.from_network2",
         )
     if re.match(rb"\s*[{\[]", start):
         return Kind("JSON", f"read it with json.load {_COPY}")

@@ -45,13 +45,14 @@ except ImportError as error:
         f"gpubp.sklearn needs scikit-learn 1.6 or newer ({error}): pip install 'gpubp[sklearn]'"
     ) from error
 
-from .activation import Activation, define_activation
+from .activation import Activation
 from .alone import training_alone
 from .arrays import as_csr, as_input, as_targets, check_count, check_number, row_chunks
 from .backprop import backprop
-from .cost import Cost, define_cost, get_cost
+from .cost import Cost, get_cost
 from .errors import DivergenceError
 from .examples import Examples
+from .formats.sklearn import EXP, POISSON
 from .interrupt import Terminated, deferred_interrupt
 from .network import Network
 from .optimizer import SGD, Adam, Optimizer, get_optimizer
@@ -60,10 +61,6 @@ from .settings import Settings
 from .sgd import Run
 from .training import Training
 from .weighting import ClassWeight, check_weights
-
-# a = exp(z) with C = half the Poisson deviance, y log(y/a) - y + a, where log a = z; 0 log 0 = 0.
-EXP = define_activation("exp", "exp(z)", "a")
-POISSON = define_cost("poisson", "a - y*z + y*log(max(y, 1e-30)) - y")
 
 _LOGISTIC = "logistic"  # scikit-learn's name of sigmoid
 

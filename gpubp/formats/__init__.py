@@ -1,0 +1,1 @@
+"""Networks of other libraries and files, read into a :class:`gpubp.Network`."""

@@ -50,6 +50,10 @@ def fake_rows(record: ModuleType) -> list[object]:
         row("fleet", "64 x S", "Fleet", "epoch", "s", 2, 1.9, 2.2, 5, "2 threads at hand; MNIST"),
         row("fleet", "64 x S", "one after another", "epoch", "s", 3, 2.9, 3.2, 5,
             "2 threads at hand; MNIST"),
+        row("estimators", "digits", "gpubp.sklearn", "epoch", "ms", 4, 3.9, 4.2, 3,
+            "2 threads at hand"),
+        row("estimators", "digits", "scikit-learn", "epoch", "ms", 6, 5.9, 6.2, 3,
+            "2 threads at hand"),
         row("capacity", "S", "resident", "predicted step", "us", 1.5, 1.5, 1.5, 1,
             "8 x 9; 51344; 9"),
         row("accuracy", "a net", "gpubp cpu", "best", "%", 95.5, 95.25, 95.75, 3, "95%; 1, 2, 3"),
@@ -86,6 +90,7 @@ def test_tables_are_made_of_the_rows(record: ModuleType, tmp_path: Path) -> None
     assert "| 16 threads | 20 (6.00x) |" in text
     assert "* To 95% MNIST, whole process: 3.50 s, 3 epochs." in text
     assert "| Fleet | 2.00 (1.90 to 2.20) |" in text
+    assert "| scikit-learn | 6 (1.5x) |" in text
     assert "| one after another | 3.00 (2.90 to 3.20), 1.50x |" in text
     assert "commit 0123abc" in text
     record.write_readme(readme)

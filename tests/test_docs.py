@@ -30,7 +30,7 @@ def test_every_page_is_in_the_navigation_and_the_other_way_round() -> None:
     assert sorted(listed) == [page.name for page in PAGES]
     promised = [
         "index", "equations", "paths", "slowly", "activation", "checks", "book", "data",
-        "optimizers", "fleet", "backends", "capacity", "speed", "kernel", "api",
+        "optimizers", "sklearn", "fleet", "backends", "capacity", "speed", "kernel", "api",
     ]  # fmt: skip
     assert {f"{name}.md" for name in promised} == set(listed)
 
